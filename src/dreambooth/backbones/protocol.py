@@ -1,0 +1,146 @@
+"""The seam between one family of models and everything else: trainer, prior and generator know only this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dreambooth.backbones.source import Source
+from dreambooth.process import NoiseProcess
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Sampler = Literal["ddim", "dpm++", "unipc", "euler", "ancestral", "ddpm"]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What tells the denoiser about its prompts: named tensors whose first dimension is the row.
+
+    Opaque outside the backbone that made it.
+    """
+
+    tensors: dict[str, Tensor]
+
+    def take(self, rows: Tensor | Sequence[int]) -> Conditioning:
+        """The given rows, in the given order (a row may repeat)."""
+        index = torch.as_tensor(rows)
+        return Conditioning({name: value[index.to(value.device)] for name, value in self.tensors.items()})
+
+    def to(self, device: torch.device | str) -> Conditioning:
+        return Conditioning({name: value.to(device) for name, value in self.tensors.items()})
+
+    @staticmethod
+    def cat(parts: Sequence[Conditioning]) -> Conditioning:
+        """Rows of all parts, one after the other."""
+        return Conditioning(
+            {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+        )
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a family needs to know about itself: sizes, and the defaults that suit it.
+
+    `resolution` is in pixels, `max_tokens` counts a prompt's tokens with its start and end markers.
+    `native_size` is one training example's shape, e.g. (4, 64, 64) for latents.
+    """
+
+    family: str
+    resolution: int
+    native_size: tuple[int, ...]
+    max_tokens: int
+    trainable: tuple[str, ...]
+    lora_targets: tuple[str, ...]
+    learning_rate: float
+    max_train_steps: int
+    train_batch_size: int
+    num_class_images: int
+    num_inference_steps: int
+    guidance_scale: float
+    sampler: Sampler
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn. `guidance_scale` 1 is none; `sampler` None keeps the model's own scheduler."""
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+    sampler: Sampler | None = None
+    negative_prompt: str = ""
+
+
+class Backbone(Protocol):
+    """One family of models. Latents are whatever the denoiser trains in: pixels for a pixel-space model."""
+
+    spec: Spec
+    process: NoiseProcess
+    source: Source
+    tokenizer: Any
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Named torch modules: "denoiser", "text_encoder", and frozen ones such as "autoencoder"."""
+        ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves all modules."""
+        ...
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] in -1..1 to latents [B, *native_size]; no gradient."""
+        ...
+
+    def decode_latents(self, latents: Tensor) -> list[Image]:
+        """Latents [B, *native_size] to pictures."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """One row of conditioning a prompt; carries a gradient when the text encoder trains."""
+        ...
+
+    def denoise(self, noisy: Tensor, model_time: Tensor, conditioning: Conditioning) -> Tensor:
+        """The prediction for noisy latents [B, ...] at `model_time` [B], shaped like the target."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        on_step: Callable[[], None] | None = None,
+    ) -> list[Image]:
+        """One picture for each prompt and seed; picture i depends on prompt i and seed i alone."""
+        ...
+
+    def sample_latents(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        on_step: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """As `generate`, but the latents [B, *native_size] that the pictures would be decoded from."""
+        ...
+
+    def set_resolution(self, resolution: int) -> None:
+        """Train and draw at this many pixels a side; raises ModelError where the model cannot."""
+        ...
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recomputes activations in the backward pass: less memory, about a third more time."""
+        ...
+
+    def save_pipeline(self, folder: Path) -> None:
+        """A plain diffusers pipeline folder, in safetensors."""
+        ...

@@ -1,0 +1,216 @@
+"""The run folder: everything about one run, written so that a kill at any moment leaves it usable.
+
+config.toml     the resolved settings            checkpoints/step-000100/   weights, optimizer, average
+subject.json    photos, identifier, class noun   previews/step-000100.png   fixed prompts as training goes
+photos/         the squares the model sees       model/                     the result, a diffusers pipeline
+prior.png       the class as it was              samples/                   the pictures of the applications
+log.jsonl       one line a step                  report.html                all of it on one page
+times.json      seconds of each phase
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from dreambooth.config import TrainConfig, read_config, to_toml
+from dreambooth.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One complete checkpoint folder."""
+
+    folder: Path
+    step: int
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors saved under `name`. Raises RunError for a file that cannot be read."""
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(self.folder / f"{name}.safetensors")
+        except Exception as error:
+            raise RunError(
+                f"The checkpoint {self.folder} cannot be read ({error}); delete this folder to resume from the one before."
+            ) from error
+
+    def has(self, name: str) -> bool:
+        return (self.folder / f"{name}.safetensors").is_file()
+
+
+class RunFolder:
+    """Reads and writes one run folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig) -> RunFolder:
+        """A new run. Raises RunError when the folder already holds one, or cannot be written."""
+        if (path / "config.toml").exists():
+            raise RunError(
+                f"{path} already holds a run. Go on with it by --resume {path}, or give another --out."
+            )
+        run = cls(path)
+        try:
+            for name in ("photos", "checkpoints", "previews"):
+                (path / name).mkdir(parents=True, exist_ok=True)
+            write_whole(path / "config.toml", to_toml(config))
+        except OSError as error:
+            raise RunError(
+                f"The run folder {path} cannot be written: {error.strerror}. Give another --out."
+            ) from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run. Raises RunError when there is none."""
+        if not (path / "config.toml").is_file():
+            raise RunError(
+                f"{path} is no run folder: it has no config.toml. Runs are made by `dreambooth train`."
+            )
+        return cls(path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the folder for this process; freed by the system even after a kill. Raises RunError when busy."""
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RunError(
+                f"Another process is working on {self.path}. Wait for it, or give another --out."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def config(self) -> TrainConfig:
+        return read_config(self.path / "config.toml", {})
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def finished(self) -> bool:
+        return (self.model / "model_index.json").is_file()
+
+    def read_json(self, name: str) -> Any:
+        """Raises RunError when the file is missing or broken."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path / name} cannot be read; the run folder is incomplete.") from error
+
+    def write_json(self, name: str, value: Any) -> None:
+        write_whole(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Adds the seconds spent inside to the phase's time in times.json."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            times = self.times()
+            times[phase] = round(times.get(phase, 0.0) + perf_counter() - start, 3)
+            self.write_json("times.json", times)
+
+    def times(self) -> dict[str, float]:
+        return self.read_json("times.json") if (self.path / "times.json").is_file() else {}
+
+    def append_log(self, entry: Mapping[str, Any]) -> None:
+        """One line of log.jsonl."""
+        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The lines of the log, without one that a kill cut short."""
+        path = self.path / "log.jsonl"
+        entries: list[dict[str, Any]] = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                continue
+        return entries
+
+    def cut_log(self, step: int) -> None:
+        """Forgets what was logged after `step`, which will be done again."""
+        kept = [json.dumps(entry) for entry in self.read_log() if entry["step"] <= step]
+        write_whole(self.path / "log.jsonl", "".join(line + "\n" for line in kept))
+
+    def save_checkpoint(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], keep: int) -> None:
+        """Writes a checkpoint whole, then prunes older ones so that `keep` remain. Raises RunError when it cannot."""
+        from safetensors.torch import save_file
+
+        root = self.path / "checkpoints"
+        final, temporary = root / f"step-{step:06d}", root / ".writing"
+        try:
+            if not final.exists():
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+                for name, group in tensors.items():
+                    contiguous = {key: value.detach().cpu().contiguous() for key, value in group.items()}
+                    save_file(contiguous, temporary / f"{name}.safetensors")
+                    _sync(temporary / f"{name}.safetensors")
+                os.rename(temporary, final)
+                _sync(root)
+            for old in self.checkpoints()[:-keep]:
+                shutil.rmtree(old.folder)
+        except OSError as error:
+            raise RunError(
+                f"The checkpoint of step {step} cannot be written to {root}: {error.strerror}."
+            ) from error
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Complete checkpoints, oldest first."""
+        found = sorted((self.path / "checkpoints").glob("step-*"))
+        return [Checkpoint(folder, int(folder.name.removeprefix("step-"))) for folder in found]
+
+    def publish_model(self, folder: Path) -> None:
+        """Puts a finished pipeline folder in its place at once."""
+        shutil.rmtree(self.model, ignore_errors=True)
+        os.rename(folder, self.model)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replaces a file at once, so that a reader or a kill never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def require_free_space(folder: Path, needed_bytes: int) -> None:
+    """Raises RunError when the disk of `folder` has less room than `needed_bytes`."""
+    existing = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise RunError(
+            f"The disk of {folder} has {free / 1e9:.1f} GB free, and the run needs {needed_bytes / 1e9:.1f} GB for "
+            "its checkpoints and the model. Free some room, give --out on another disk, or lower "
+            "--checkpoints-total-limit."
+        )
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,193 @@
+"""The command line: thin; every training flag is made from the one schema in config.py."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from dreambooth.config import SECTIONS, SamplerName, TrainConfig, read_config, to_toml
+from dreambooth.errors import ConfigError
+from dreambooth.toybox.cli import app as toybox
+from dreambooth.ui import Display
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Photos of a subject in, a text-to-image model that knows it out.",
+)
+app.add_typer(toybox, name="toybox", help="The embedded world: photos, sheets and models of ray-traced toys.")
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings and the result.")]
+Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
+
+
+def _train(**given: Any) -> None:
+    """Fine-tune a model on three to five photos of one subject."""
+    from dreambooth import workflow
+
+    resume, config_file = given.pop("resume"), given.pop("config")
+    dry_run, display = given.pop("dry_run"), Display(given.pop("quiet"))
+    given["photos"] = [str(path) for path in given["photos"]] if given["photos"] else None
+    if resume is not None:
+        extra = [name for name, value in given.items() if value is not None]
+        if extra or config_file:
+            raise ConfigError("--resume goes on with the run's own settings; give no others beside it.")
+        run = _interruptible(lambda: workflow.resume(resume, display), f"--resume {resume}")
+    else:
+        config = read_config(config_file, {_alias(name): value for name, value in given.items()})
+        if dry_run:
+            resolved, plan = workflow.dry_run(config, display)
+            display.say(plan.table())
+            typer.echo(to_toml(resolved), nl=False)
+            return
+        run = _interruptible(lambda: workflow.start(config, display), "--resume and the run's folder")
+    typer.echo(f'"{run.fill("a {subject}")}" is ready: {run.folder.model}')
+    typer.echo(f"look at it:  {run.report}")
+    typer.echo(f'go on with:  dreambooth generate {run.path} "a {{subject}} in the snow"')
+
+
+def _interruptible(work: Any, way: str) -> Any:
+    try:
+        return work()
+    except KeyboardInterrupt:
+        typer.echo(f"Stopped. What was made so far is kept; go on with: dreambooth train {way}", err=True)
+        raise typer.Exit(130) from None
+
+
+def _alias(name: str) -> str:
+    return TrainConfig.model_fields[name].alias or name if name in TrainConfig.model_fields else name
+
+
+def _training_flags() -> list[inspect.Parameter]:
+    """One flag a config field; unset flags are None, so that a config file is not overruled."""
+    flags: list[inspect.Parameter] = []
+    panel = ""
+    for name, field in TrainConfig.model_fields.items():
+        panel = SECTIONS.get(name, panel)
+        if name == "photos":
+            continue
+        flag = "--" + (field.alias or name).replace("_", "-")
+        names = [f"{flag}/--no-{flag[2:]}"] if field.annotation is bool else [flag]
+        default = field.get_default(call_default_factory=True)  # pyright: ignore[reportCallIssue]
+        told = "" if default in (None, "") else f" [default: {'; '.join(default) if isinstance(default, list) else default}]"
+        option = typer.Option(*names, help=f"{field.description}{told}", rich_help_panel=panel, show_default=False)
+        annotation = Annotated[Optional[field.annotation], option]  # noqa: UP045 - built at run time
+        flags.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    return flags
+
+
+def _add_train_command() -> None:
+    own = {
+        "photos": Annotated[Optional[list[Path]], typer.Argument(help="Folders or files with photos.")],  # noqa: UP045
+        "config": Annotated[Optional[Path], typer.Option(help="TOML file with any of these settings.")],  # noqa: UP045
+        "resume": Annotated[Optional[Path], typer.Option(help="Go on with this run folder.")],  # noqa: UP045
+        "dry_run": Annotated[bool, typer.Option("--dry-run", help="Show settings, counts and costs; do nothing.")],
+        "quiet": Quiet,
+    }
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter(name, keyword, default=False if name in ("dry_run", "quiet") else None, annotation=annotation)
+        for name, annotation in own.items()
+    ] + _training_flags()
+    _train.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    _train.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command("train")(_train)
+
+
+_add_train_command()
+
+
+@app.command()
+def generate(
+    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    prompt: Annotated[Optional[list[str]], typer.Argument(help='Prompts, e.g. "a {subject} in the jungle".')] = None,  # noqa: UP045
+    prompts_file: Annotated[Optional[Path], typer.Option(help="Text file with one prompt a line.")] = None,  # noqa: UP045
+    application: Annotated[Optional[list[str]], typer.Option(help="A prompt set, e.g. art or views; may repeat.")] = None,  # noqa: UP045
+    num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, help="Pictures of each prompt.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture of each prompt; the next adds 1.")] = 0,
+    num_inference_steps: Annotated[Optional[int], typer.Option(min=1, max=1000, help="Sampling steps.")] = None,  # noqa: UP045
+    guidance_scale: Annotated[Optional[float], typer.Option(min=0, help="Guidance; 1 is none.")] = None,  # noqa: UP045
+    sampler: Annotated[Optional[SamplerName], typer.Option(help="Sampler; the run's own by default.")] = None,  # noqa: UP045
+    negative_prompt: Annotated[str, typer.Option(help="What the pictures should not show.")] = "",
+    out: Annotated[Optional[Path], typer.Option(help="Folder of the pictures; RUN/generated by default.")] = None,  # noqa: UP045
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")] = 8,
+    quiet: Quiet = False,
+) -> None:
+    """Draw prompts with a finished run."""
+    from dataclasses import replace
+
+    from dreambooth import drawing, load, prompts
+
+    display, finished = Display(quiet), load(run)
+    templates = [*(prompt or []), *(prompts.read_prompts(prompts_file) if prompts_file else [])]
+    for name in application or []:
+        templates += prompts.application_prompts(name, finished.class_noun)
+    if not templates:
+        raise ConfigError('Nothing to draw: give a prompt such as "a {subject} in the snow", or --application art.')
+    filled = [(template, finished.fill(template)) for template in templates]
+    own = finished.sampling
+    sampling = replace(
+        own,
+        num_inference_steps=num_inference_steps or own.num_inference_steps,
+        guidance_scale=own.guidance_scale if guidance_scale is None else guidance_scale,
+        sampler=sampler or own.sampler,
+        negative_prompt=negative_prompt,
+    )
+    for text in drawing.cut_prompts(finished.backbone, [text for _, text in filled]):
+        display.warn(f"The model reads {finished.backbone.spec.max_tokens} tokens; the end of this prompt is lost: {text}")
+    seeds = range(seed, seed + num_images)
+    with display.track("pictures", len(filled) * num_images) as advance:
+        pictures = drawing.draw(finished.backbone, filled, seeds, sampling, batch_size, advance)
+    folder = out or run / "generated"
+    drawing.save(pictures, folder, str(run), sampling, num_images)
+    typer.echo(f"{len(pictures)} pictures and sheet.png in {folder}")
+
+
+@app.command()
+def identifiers(
+    model: Annotated[str, typer.Option(help="Embedded name, folder, file or hub id.")] = "toybox-sd",
+    model_config: Annotated[Optional[str], typer.Option(help="Diffusers folder that lends a single file its tokenizer.")] = None,  # noqa: UP045
+    class_noun: Annotated[str, typer.Option(help="The noun that will stand after it.")] = "dog",
+    count: Annotated[int, typer.Option(min=1, help="How many to list.")] = 20,
+    check: Annotated[Optional[str], typer.Option(help="Judge this word instead.")] = None,  # noqa: UP045
+    probe: Annotated[bool, typer.Option("--probe", help="Let the frozen model draw them; weakest reaction first.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Which of the rare tokens are listed.")] = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """List rare tokens of the model's own vocabulary, or judge a word."""
+    from rich.table import Table
+
+    from dreambooth import backbones, identifier, workflow
+    from dreambooth.run import choose_device
+
+    display = Display(quiet)
+    backbone = backbones.load(model, Path(model_config) if model_config else None)
+    if check is not None:
+        found = [identifier.check(check, backbone.tokenizer, class_noun)]
+    else:
+        found = identifier.finalists(backbone.tokenizer, class_noun, seed, count)
+    reactions: dict[str, float] = {}
+    if probe:
+        backbone.to(choose_device(device))
+        probed = workflow.probe(backbone, found, class_noun, display)
+        found = [entry.identifier for entry in probed]
+        reactions = {entry.identifier.text: entry.reaction for entry in probed}
+    table = Table("identifier", "tokens", "rarity", "reaction", "remarks")
+    for one in found:
+        reaction = f"{reactions[one.text]:.3f}" if probe else "not probed"
+        table.add_row(one.text, str(list(one.token_ids)), f"{one.rarity:.3f}", reaction, " ".join(one.warnings))
+    display.console.print(table)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Write RUN/report.html anew."""
+    from dreambooth.checkpoint import RunFolder
+    from dreambooth.evaluation.report import write_report
+
+    typer.echo(str(write_report(RunFolder.open(run))))

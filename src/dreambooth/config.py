@@ -1,0 +1,204 @@
+"""One schema for the TOML file, the command line and Python; unknown keys refused, all errors told at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dreambooth.errors import ConfigError
+
+SamplerName = Literal["ddim", "dpm++", "unipc", "euler", "ancestral", "ddpm"]
+
+# The first field of each section, for `--help`.
+SECTIONS = {
+    "photos": "The subject",
+    "model": "The model",
+    "identifier": "The identifier",
+    "with_prior_preservation": "Prior preservation",
+    "max_train_steps": "Training",
+    "out": "The run folder",
+    "applications": "The pictures at the end",
+}
+
+
+class TrainConfig(BaseModel):
+    """Everything a run depends on. A field left at None takes the default of the model's family."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    # The subject
+    photos: list[str] = Field(
+        default_factory=list, description="Folders or files with photos of the subject."
+    )
+    class_noun: str = Field("", description="What the subject is, in one noun: dog, backpack, teapot.")
+    crop: Literal["center", "top", "bottom", "pad"] = Field(
+        "center", description="Which square of each photo is kept."
+    )
+    background: str = Field("white", description="Colour laid under transparent photos.")
+    flip: bool = Field(False, description="Also train on mirrored photos (wrong for text and logos).")
+    views: int = Field(
+        1, ge=1, le=64, description="Randomly cropped views encoded of each photo; 1 is the photo itself."
+    )
+
+    # The model
+    model: str = Field(
+        "toybox-sd", description="Embedded name, diffusers folder, .safetensors file or hub id."
+    )
+    model_config_folder: str | None = Field(
+        None, alias="model_config", description="Diffusers folder that lends a single file its configuration."
+    )
+    resolution: int | None = Field(None, ge=8, description="Pixels a side; the model's own by default.")
+    device: str = Field("auto", description="auto, cuda, mps or cpu.")
+    mixed_precision: Literal["auto", "no", "bf16"] = Field(
+        "auto", description="auto: bf16 on CUDA, else none."
+    )
+
+    # The identifier
+    identifier: str | None = Field(
+        None, description="The rare word; chosen from the model's vocabulary by default."
+    )
+    probe_identifier: bool = Field(
+        False, description="Let the frozen model draw candidates; the weakest reaction wins."
+    )
+    instance_prompt: str = Field("a {subject}", description="Caption of every photo.")
+    class_prompt: str = Field("a {class}", description="Prompt of the prior samples.")
+
+    # Prior preservation
+    with_prior_preservation: bool = Field(
+        True, description="Keep the class alive with samples of the frozen model."
+    )
+    prior_loss_weight: float = Field(1.0, ge=0, description="λ of the prior-preservation loss.")
+    num_class_images: int | None = Field(None, ge=1, description="How many prior samples.")
+    prior_dir: str | None = Field(None, description="Folder of the prior set; a shared cache by default.")
+    prior_sampler: SamplerName | None = Field(None, description="Sampler of the prior samples.")
+    prior_steps: int = Field(25, ge=1, le=1000, description="Sampling steps of a prior sample.")
+    prior_guidance: float = Field(
+        3.0, ge=0, description="Guidance of the prior samples; low keeps them diverse."
+    )
+    sample_batch_size: int = Field(8, ge=1, description="Pictures drawn at once.")
+
+    # Training
+    max_train_steps: int | None = Field(None, ge=1, description="Optimizer steps.")
+    learning_rate: float | None = Field(None, gt=0, description="Rate of the denoiser.")
+    train_text_encoder: bool = Field(False, description="Also fine-tune the text encoder.")
+    text_encoder_lr: float | None = Field(
+        None, gt=0, description="Rate of the text encoder; the denoiser's by default."
+    )
+    train_batch_size: int | None = Field(
+        None, ge=1, description="Photos in a micro-batch; as many prior samples join."
+    )
+    gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches in a step.")
+    lr_scheduler: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="Course of the rate."
+    )
+    lr_warmup_steps: int = Field(0, ge=0, description="Steps over which the rate rises from zero.")
+    snr_gamma: float | None = Field(
+        None, gt=0, description="γ of min-SNR weighting of both terms; none by default."
+    )
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW β1.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW β2.")
+    adam_weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay.")
+    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW ε.")
+    use_8bit_adam: bool = Field(False, description="8-bit AdamW of bitsandbytes (CUDA).")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm to which a step is clipped.")
+    gradient_checkpointing: bool = Field(False, description="Less memory for about a third more time.")
+    use_ema: bool = Field(
+        False, description="Train with, and keep, an exponential moving average of the weights."
+    )
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="Decay of that average a step.")
+    seed: int = Field(0, ge=0, description="Everything random follows from it.")
+
+    # The run folder
+    out: str = Field("", description="The run folder; runs/CLASS-NOUN by default.")
+    checkpointing_steps: int = Field(100, ge=1, description="Steps between checkpoints.")
+    checkpoints_total_limit: int = Field(1, ge=1, description="How many checkpoints are kept.")
+    preview_steps: int = Field(100, ge=0, description="Steps between previews; 0 for none.")
+    preview_prompts: list[str] = Field(
+        default_factory=lambda: [
+            "a {subject}",
+            "a {subject} on the beach",
+            "a {subject} in the jungle",
+            "a {class}",
+        ],
+        description="Fixed prompts drawn as training goes.",
+    )
+
+    # The pictures at the end
+    applications: list[str] | None = Field(
+        None, description="Prompt sets drawn for the report; those that suit the class noun by default."
+    )
+    images_per_prompt: int = Field(2, ge=1, description="Pictures of each prompt in the report.")
+    sampler: SamplerName | None = Field(None, description="Sampler of previews and pictures.")
+    num_inference_steps: int | None = Field(
+        None, ge=1, le=1000, description="Sampling steps of previews and pictures."
+    )
+    guidance_scale: float | None = Field(None, ge=0, description="Guidance of previews and pictures.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if "{subject}" not in self.instance_prompt:
+            raise ValueError(
+                "instance_prompt must contain {subject}, or nothing would bind to the identifier"
+            )
+        if "{subject}" in self.class_prompt:
+            raise ValueError(
+                "class_prompt must not contain {subject}: the prior is the class without the subject"
+            )
+        return self
+
+
+def read_config(path: str | Path | None, flags: dict[str, Any]) -> TrainConfig:
+    """The settings of a TOML file with flags (those that are not None) laid over them.
+
+    Raises ConfigError that lists every unknown key, with the nearest valid name, and every bad value.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigError(f"There is no configuration file {path}.") from error
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"The configuration file {path} cannot be read: {error}.") from error
+    values |= {key: value for key, value in flags.items() if value is not None}
+    return make_config(values)
+
+
+def make_config(values: dict[str, Any]) -> TrainConfig:
+    """A validated config; raises ConfigError with all errors, one a line."""
+    try:
+        return TrainConfig(**values)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors()]
+        raise ConfigError(
+            "The configuration has errors:\n" + "\n".join(f"  {line}" for line in lines)
+        ) from error
+
+
+def to_toml(config: TrainConfig) -> str:
+    """The config as TOML text that `read_config` reads back to an equal config; unset fields are left out."""
+    lines = [
+        f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        for key, value in config.model_dump(by_alias=True).items()
+        if value is not None
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def field_names() -> list[str]:
+    """Every name a config file may use."""
+    return [info.alias or name for name, info in TrainConfig.model_fields.items()]
+
+
+def _explain(item: Any) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name.replace("-", "_"), field_names(), n=1)
+        return f"{name}: unknown setting" + (f"; did you mean {close[0]}?" if close else ".")
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{name}: {message}, got {item['input']!r}" if name else message

@@ -1,0 +1,120 @@
+"""Training examples, encoded once; which rows meet at a step is a function of (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from dreambooth.backbones.protocol import Backbone, Conditioning
+from dreambooth.seeding import derive, generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch: `clean` [B, *native_size], `is_prior` [B] bool, and each row's number within the step.
+
+    Row numbers are unique within a step across micro-batches and processes; noise and time hang on them.
+    """
+
+    clean: Tensor
+    is_prior: Tensor
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Latents of the photos [S, ...] and of the prior samples [P, ...] (P may be 0), and their two prompts."""
+
+    subject: Tensor
+    prior: Tensor
+    prompts: tuple[str, str]
+
+    def to(self, device: torch.device) -> Examples:
+        return Examples(self.subject.to(device), self.prior.to(device), self.prompts)
+
+    def batches(
+        self, seed: int, step: int, micro_batch: int, accumulation: int, process: int = 0, processes: int = 1
+    ) -> Iterator[Batch]:
+        """The micro-batches of one step for one process: `micro_batch` photos and as many prior samples each."""
+        total = micro_batch * accumulation * processes
+        subject = draw(len(self.subject), seed, "subject", step * total, total)
+        prior = draw(len(self.prior), seed, "prior-order", step * total, total) if len(self.prior) else []
+        for micro in range(accumulation):
+            first = (micro * processes + process) * micro_batch
+            rows = range(first, first + micro_batch)
+            parts = [self.subject[[subject[row] for row in rows]]]
+            numbers = list(rows)
+            if prior:
+                parts.append(self.prior[[prior[row] for row in rows]])
+                numbers += [total + row for row in rows]
+            clean = torch.cat(parts)
+            is_prior = torch.tensor([number >= total for number in numbers], device=clean.device)
+            yield Batch(clean, is_prior, tuple(numbers))
+
+    def conditioning(self, encoded: Conditioning, batch: Batch) -> Conditioning:
+        """Each row's prompt, from `encoded`, whose rows are the two prompts."""
+        return encoded.take(batch.is_prior.long())
+
+
+def draw(count: int, seed: int, stream: str, position: int, length: int) -> list[int]:
+    """`length` example numbers from `position` on: shuffled epochs over `count` examples, endless.
+
+    >>> sorted(draw(4, 0, "subject", 0, 4))
+    [0, 1, 2, 3]
+    >>> draw(4, 0, "subject", 0, 8)[3:6] == draw(4, 0, "subject", 3, 3)
+    True
+    """
+    chosen: list[int] = []
+    while len(chosen) < length:
+        epoch, offset = divmod(position + len(chosen), count)
+        order = torch.randperm(count, generator=generator(seed, stream, epoch)).tolist()
+        chosen += order[offset : offset + length - len(chosen)]
+    return chosen
+
+
+def noise_and_time(backbone: Backbone, batch: Batch, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """Noise [B, ...] and times [B], each row's a function of (seed, step, row) alone.
+
+    Prior rows have rows, hence noise and times, of their own, as in eq. 2 of the paper.
+    """
+    noise: list[Tensor] = []
+    times: list[Tensor] = []
+    for row in batch.rows:
+        source = generator(seed, "noise", step, row)
+        times.append(backbone.process.sample_time(source))
+        noise.append(torch.randn(batch.clean.shape[1:], generator=source))
+    return torch.stack(noise).to(batch.clean), torch.cat(times).to(batch.clean.device)
+
+
+def augmented_views(pixels: Tensor, views: int, flip: bool, seed: int) -> Tensor:
+    """Views of photos [N, 3, R, R]: `views` of each, the first the photo itself, the others cropped to 80..100 %.
+
+    With `flip`, every view comes mirrored as well. Result [N · views · (1 or 2), 3, R, R].
+    """
+    size = pixels.shape[-1]
+    result = [pixels]
+    for view in range(1, views):
+        for index, photo in enumerate(pixels):
+            source = generator(seed, "view", index, view)
+            side = max(8, round(size * (0.8 + 0.2 * float(torch.rand(1, generator=source)))))
+            top, left = (int(torch.randint(size - side + 1, (1,), generator=source)) for _ in range(2))
+            window = photo[None, :, top : top + side, left : left + side]
+            result.append(interpolate(window, (size, size), mode="bicubic", antialias=True).clamp(-1, 1))
+    stacked = torch.cat(result)
+    return torch.cat([stacked, stacked.flip(-1)]) if flip else stacked
+
+
+def encode(backbone: Backbone, pixels: Tensor, batch_size: int) -> Tensor:
+    """Latents of pixels [N, 3, R, R] in -1..1, on the CPU."""
+    return torch.cat(
+        [backbone.encode_images(part.to(backbone.device)).float().cpu() for part in pixels.split(batch_size)]
+    )
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Seed of torch's global generator at one step, so that dropout, too, resumes exactly."""
+    return derive(seed, "step", step)

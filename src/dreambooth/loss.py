@@ -1,0 +1,44 @@
+"""The loss of the paper: reconstruction of the subject plus λ times prior preservation (section 3.2, eq. 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Both terms of the loss as scalars; `total = subject + λ prior` carries the gradient."""
+
+    total: Tensor
+    subject: Tensor
+    prior: Tensor
+
+
+def row_errors(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """w_t · mean((prediction - target)²) of each row.
+
+    Shapes: `prediction`, `target` [B, ...], `weight` [B]; result [B], at least float32.
+    Raises ValueError where the shapes differ: broadcasting would hide a wrong channel count.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
+    precision = torch.promote_types(prediction.dtype, torch.float32)
+    squared = (prediction.to(precision) - target.to(precision)) ** 2
+    return weight.to(squared) * squared.flatten(1).mean(1)
+
+
+def dreambooth_loss(
+    errors: Tensor, is_prior: Tensor, prior_loss_weight: float, subject_rows: int, prior_rows: int
+) -> Terms:
+    """Mean over subject rows + λ · mean over prior rows, rows told apart by a mask.
+
+    `errors` [B] and `is_prior` [B] may be one micro-batch of a larger batch of `subject_rows` and
+    `prior_rows`: the terms of all micro-batches then add up to exactly the large batch's loss.
+    """
+    zero = errors.new_zeros(())
+    subject = torch.where(is_prior, zero, errors).sum() / max(subject_rows, 1)
+    prior = torch.where(is_prior, errors, zero).sum() / max(prior_rows, 1)
+    return Terms(subject + prior_loss_weight * prior, subject, prior)

@@ -1,0 +1,55 @@
+"""Full fine-tuning, the paper's way: all layers of the denoiser, and on request of the text encoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dreambooth.backbones.protocol import Backbone
+from dreambooth.errors import RunError
+
+
+class FullFineTuning:
+    """Trains every parameter of the denoiser (section 3.1: "all layers") and optionally of the text encoder."""
+
+    def __init__(self, train_text_encoder: bool = False) -> None:
+        self.trains_text = train_text_encoder
+        self._modules: dict[str, nn.Module] = {}
+        self._backbone: Backbone | None = None
+
+    def prepare(self, backbone: Backbone) -> dict[str, list[nn.Parameter]]:
+        names = ["denoiser", "text_encoder"] if self.trains_text else ["denoiser"]
+        self._backbone = backbone
+        self._modules = {name: backbone.modules[name].requires_grad_(True).train() for name in names}
+        return {name: list(module.parameters()) for name, module in self._modules.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            f"{name}.{key}": value
+            for name, module in self._modules.items()
+            for key, value in module.state_dict().items()
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        own = self.state_dict()
+        if own.keys() != state.keys() or any(own[key].shape != state[key].shape for key in own):
+            raise RunError("The saved weights do not fit this model; resume with the model the run was started with.")
+        for key, value in own.items():
+            value.copy_(state[key])
+
+    def eject(self) -> None:
+        from dreambooth.backbones import load
+
+        if self._backbone is None:
+            return
+        base = load(self._backbone.source.name, self._backbone.source.config)
+        self.load_state_dict(
+            {
+                f"{name}.{key}": value
+                for name in self._modules
+                for key, value in base.modules[name].state_dict().items()
+            }
+        )
+        for module in self._modules.values():
+            module.requires_grad_(False).eval()

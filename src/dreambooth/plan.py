@@ -1,0 +1,130 @@
+"""What a run will do and cost, told before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dreambooth.backbones.protocol import Backbone, Spec
+from dreambooth.config import TrainConfig
+from dreambooth.methods.protocol import Method
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FLOAT32_BYTES = 4
+
+
+def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
+    """The config with every field left at None filled from the model's spec, where the spec has a say."""
+    learning_rate = config.learning_rate or spec.learning_rate
+    filled = {
+        "resolution": config.resolution or spec.resolution,
+        "learning_rate": learning_rate,
+        "text_encoder_lr": config.text_encoder_lr or learning_rate,
+        "max_train_steps": config.max_train_steps or spec.max_train_steps,
+        "train_batch_size": config.train_batch_size or spec.train_batch_size,
+        "num_class_images": config.num_class_images or spec.num_class_images,
+        "prior_sampler": config.prior_sampler or spec.sampler,
+        "sampler": config.sampler or spec.sampler,
+        "num_inference_steps": config.num_inference_steps or spec.num_inference_steps,
+        "guidance_scale": spec.guidance_scale if config.guidance_scale is None else config.guidance_scale,
+    }
+    return config.model_copy(update=filled)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Counts and estimates; bytes are estimates for float32 training on one device."""
+
+    model: str
+    family: str
+    trained_parameters: dict[str, int]
+    frozen_parameters: int
+    photos: int
+    prior_samples: int
+    prior_loss_weight: float
+    steps: int
+    rows_per_step: tuple[int, int]
+    memory_bytes: int
+    disk_bytes: int
+
+    def table(self) -> Table:
+        """The plan for the terminal."""
+        from rich.table import Table
+
+        trained = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in self.trained_parameters.items())
+        subject_rows, prior_rows = self.rows_per_step
+        prior = f" + {self.prior_loss_weight:g} × {prior_rows} prior samples" if prior_rows else ", no prior preservation"
+        table = Table(title="What will be done", show_header=False, title_justify="left")
+        table.add_row("model", f"{self.model} ({self.family})")
+        table.add_row("trained", f"{trained} parameters")
+        table.add_row("frozen", f"{self.frozen_parameters / 1e6:.1f} M parameters")
+        table.add_row("photos", str(self.photos))
+        table.add_row("prior samples", str(self.prior_samples) if prior_rows else "none")
+        table.add_row("loss of a step", f"mean of {subject_rows} photos{prior}")
+        table.add_row("steps", str(self.steps))
+        table.add_row("memory, estimated", _gigabytes(self.memory_bytes))
+        table.add_row("disk, estimated", _gigabytes(self.disk_bytes))
+        return table
+
+
+def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: int, processes: int = 1) -> Plan:
+    """What the resolved `config` will train and need; leaves the backbone as it was."""
+    groups = method.prepare(backbone)
+    trained = {name: sum(p.numel() for p in group) for name, group in groups.items()}
+    total = sum(p.numel() for module in backbone.modules.values() for p in module.parameters())
+    rows = (config.train_batch_size or 1) * (2 if config.with_prior_preservation else 1)
+    activations = activation_bytes(backbone, rows)
+    if config.gradient_checkpointing:
+        activations //= 4
+    for module in backbone.modules.values():
+        module.requires_grad_(False).eval()
+    moments = 0.5 if config.use_8bit_adam else 2
+    copies = 1 + moments + (1 if config.use_ema else 0)
+    trained_bytes = sum(trained.values()) * FLOAT32_BYTES
+    per_step = (config.train_batch_size or 1) * config.gradient_accumulation_steps * processes
+    return Plan(
+        model=config.model,
+        family=backbone.spec.family,
+        trained_parameters=trained,
+        frozen_parameters=total - sum(trained.values()),
+        photos=photos,
+        prior_samples=config.num_class_images or 0,
+        prior_loss_weight=config.prior_loss_weight,
+        steps=config.max_train_steps or 0,
+        rows_per_step=(per_step, per_step if config.with_prior_preservation else 0),
+        memory_bytes=int(total * FLOAT32_BYTES + trained_bytes * copies + activations),
+        disk_bytes=int(trained_bytes * copies * (config.checkpoints_total_limit + 1) + total * FLOAT32_BYTES),
+    )
+
+
+def activation_bytes(backbone: Backbone, rows: int) -> int:
+    """Bytes that one forward pass of the denoiser keeps for its backward pass, counted on fake tensors."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    own = {p.untyped_storage()._cdata for module in backbone.modules.values() for p in module.parameters()}
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.no_grad():
+        conditioning = backbone.encode_prompts(["a"]).take([0] * rows)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        noisy = torch.empty(rows, *backbone.spec.native_size, device=backbone.device)
+        time = torch.zeros(rows, dtype=torch.long, device=backbone.device)
+        faked = type(conditioning)({k: fake.from_tensor(v) for k, v in conditioning.tensors.items()})
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            backbone.denoise(noisy, time, faked)
+    return sum(kept.values())
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"

@@ -1,0 +1,96 @@
+"""A finished run in the hand: its model, its identifier, and pictures of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import PartialState
+
+from dreambooth import backbones, drawing, prompts
+from dreambooth.backbones.protocol import Backbone, Sampling
+from dreambooth.checkpoint import RunFolder
+from dreambooth.config import TrainConfig
+from dreambooth.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Run:
+    """A finished run: `run.generate("a {subject} on the beach")`."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        """Raises RunError when the run has no model yet."""
+        if not folder.finished:
+            raise RunError(
+                f"{folder.path} has no model yet; finish it by `dreambooth train --resume {folder.path}`."
+            )
+        self.folder = folder
+        facts = folder.read_json("subject.json")
+        self.identifier: str = facts["identifier"]
+        self.class_noun: str = facts["class_noun"]
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The personalised model on this run's device."""
+        config = self.folder.config()
+        backbone = backbones.load(str(self.folder.model))
+        if config.resolution:
+            backbone.set_resolution(config.resolution)
+        backbone.to(choose_device(config.device))
+        return backbone
+
+    @property
+    def sampling(self) -> Sampling:
+        return sampling_of(self.folder.config())
+
+    def generate(
+        self, prompt: str | Sequence[str], count: int = 4, seed: int = 0, sampling: Sampling | None = None
+    ) -> list[Image]:
+        """`count` pictures of each prompt, with seeds `seed`, `seed` + 1, ...; {subject} and {class} are filled in."""
+        templates = [prompt] if isinstance(prompt, str) else list(prompt)
+        filled = [(template, self.fill(template)) for template in templates]
+        seeds = range(seed, seed + count)
+        pictures = drawing.draw(self.backbone, filled, seeds, sampling or self.sampling, 8)
+        return [picture.image for picture in pictures]
+
+    def fill(self, template: str) -> str:
+        return prompts.fill(template, self.identifier, self.class_noun)
+
+
+def world(device: str) -> PartialState:
+    """The processes of this run, one or as many as `accelerate launch` started."""
+    return PartialState(cpu=device == "cpu")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name, or the best there is for "auto". Raises ConfigError when it is not there."""
+    if name == "auto":
+        return world(name).device
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"The device {name!r} is not available here; use --device auto.") from error
+    return device
+
+
+def sampling_of(config: TrainConfig) -> Sampling:
+    """How a resolved config draws previews and pictures."""
+    return Sampling(
+        num_inference_steps=config.num_inference_steps or Sampling.num_inference_steps,
+        guidance_scale=Sampling.guidance_scale if config.guidance_scale is None else config.guidance_scale,
+        sampler=config.sampler,
+    )

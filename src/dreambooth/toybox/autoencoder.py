@@ -1,0 +1,134 @@
+"""The toybox's autoencoder: an AutoencoderKL of eight channels at an eighth of the size, trained from nothing."""
+
+import copy
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from dreambooth.toybox.data import Corpus, dead_leaves, generator
+from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, fit
+from dreambooth.toybox.sheets import save_sheet
+
+LEAVES = 0.2
+"""Share of dead-leaves images, so that what the toybox lacks (photos) passes too."""
+WHOLE = 0.85
+"""Share of the budget after which whole pictures replace crops."""
+KL = 1e-5
+
+
+def new(channels: tuple[int, ...] = (24, 48, 96, 96), size: int = 128) -> AutoencoderKL:
+    """An untrained autoencoder; `channels` from the full size down to an eighth of it."""
+    count = len(channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * count,
+        up_block_types=("UpDecoderBlock2D",) * count,
+        block_out_channels=channels,
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=8,
+        sample_size=size,
+        scaling_factor=1.0,
+        mid_block_add_attention=False,
+    )
+
+
+def reconstruction_error(restored: Tensor, pixels: Tensor) -> Tensor:
+    """How far pictures are from what they should be, one value a picture; [B, 3, H, W] in -1..1.
+
+    Absolute error at four scales, of the edges (Sobel) and of the colour (blue and red less luma) once more: an
+    average over fine detail alone would wash small saturated areas out to grey.
+    """
+    error = torch.zeros(len(pixels), device=pixels.device)
+    difference = restored - pixels
+    for scale in range(4):
+        luma = difference.mean(1, keepdim=True)
+        chroma = difference - luma
+        error = error + difference.abs().flatten(1).mean(1) + chroma.abs().flatten(1).mean(1)
+        if scale < 2:
+            edges = F.conv2d(difference.flatten(0, 1).unsqueeze(1), _sobel(difference))
+            error = error + 0.5 * edges.abs().view(len(pixels), -1).mean(1)
+        difference = F.avg_pool2d(difference, 2)
+    return error
+
+
+def _sobel(like: Tensor) -> Tensor:
+    down = torch.tensor([[1.0, 2.0, 1.0], [0.0, 0.0, 0.0], [-1.0, -2.0, -1.0]], device=like.device) / 8
+    return torch.stack([down, down.T]).unsqueeze(1)
+
+
+def train(
+    corpus: Corpus, folder: Path, budget: Budget, rates: Optimisation, *, model: AutoencoderKL | None = None,
+    device: str = "cpu", seed: int = 0, resume: bool = True, log: Log = print,
+) -> Fitted[AutoencoderKL]:  # fmt: skip
+    """Train on crops of half the size and dead leaves, at last on whole pictures; returns standardised weights."""
+    size = corpus.images.shape[-1]
+    torch.manual_seed(seed)
+    vae = (model or new(size=size)).to(device)
+    shown = corpus.images[-8:].to(device).float() / 127.5 - 1
+
+    def loss(step: int, progress: float) -> Tensor:
+        draw = generator(seed, "autoencoder", step)
+        whole = progress > WHOLE
+        edge, count = (size, max(1, rates.batch // 4)) if whole else (size // 2, rates.batch)
+        leaves = 0 if whole else round(LEAVES * count)
+        pixels = torch.cat([corpus.crops(draw, count - leaves, edge), dead_leaves(draw, leaves, edge)]).to(device)
+        with torch.autocast(device, torch.bfloat16):
+            posterior = vae.encode(pixels).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=draw).to(device)
+            restored = vae.decode(posterior.mean + posterior.std * noise).sample
+        return reconstruction_error(restored.float(), pixels).mean() + KL * posterior.kl().float().mean()
+
+    def sheet(average: AutoencoderKL, path: Path) -> None:
+        restored = reconstruct(average, shown)
+        log(f"autoencoder: {psnr(restored, shown).mean():.2f} dB on {len(shown)} pictures of the corpus")
+        save_sheet(torch.cat([shown, restored]), path, columns=len(shown))
+
+    fitted = fit("autoencoder", vae, loss, budget, rates, folder, resume=resume, sheet=sheet, log=log)
+    standard = standardised(fitted.module, corpus.images[:512])
+    return Fitted(standard, fitted.steps, fitted.seconds, fitted.loss)
+
+
+@torch.no_grad()
+def reconstruct(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
+    """Encode and decode [B, 3, H, W] in -1..1, without sampling the posterior."""
+    parts = [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in pixels.split(16)]
+    return torch.cat(parts).clamp(-1, 1)
+
+
+def psnr(restored: Tensor, pixels: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each of [B, 3, H, W] in -1..1."""
+    return -10 * ((restored - pixels) / 2).square().flatten(1).mean(1).log10()
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: Tensor, batch: int = 64) -> Tensor:
+    """Latents [N, 8, H/8, W/8] of uint8 images [N, 3, H, W]: the means, float32, on the CPU."""
+    device = vae.device
+    parts = [
+        vae.encode(part.to(device).float() / 127.5 - 1).latent_dist.mode().float().cpu() for part in images.split(batch)
+    ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def standardised(vae: AutoencoderKL, images: Tensor) -> AutoencoderKL:
+    """The same autoencoder with latents of mean 0 and variance 1 in every channel over `images`.
+
+    The affine map is folded into the 1x1 convolutions around the latents, exactly, so the scaling factor is 1.
+    """
+    vae = copy.deepcopy(vae)
+    latents = encode(vae, images).to(vae.device)
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    assert isinstance(quant, torch.nn.Conv2d) and isinstance(post, torch.nn.Conv2d)
+    assert quant.bias is not None and post.bias is not None
+    channels = len(mean)
+    quant.weight[:channels] /= std.view(-1, 1, 1, 1)
+    quant.bias[:channels] = (quant.bias[:channels] - mean) / std
+    quant.bias[channels:] -= 2 * std.log()
+    post.bias += post.weight[:, :, 0, 0] @ mean
+    post.weight *= std.view(1, -1, 1, 1)
+    return vae

@@ -1,0 +1,50 @@
+"""What a person sees while something runs: sentences, tables, and bars with the time that remains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Display:
+    """Writes to the terminal; a quiet one writes warnings only."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        from rich.console import Console
+
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.quiet = quiet
+
+    def say(self, text: Any) -> None:
+        """A sentence, or anything that rich can print."""
+        if not self.quiet:
+            self.console.print(text)
+
+    def warn(self, text: str) -> None:
+        from rich.text import Text
+
+        self.console.print(Text.assemble(("warning: ", "yellow"), text))
+
+    @contextmanager
+    def track(self, title: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+        """A progress bar with rate and ETA; yields `advance(count, note="")`."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        columns = (
+            TextColumn("{task.description:<22}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            Remaining(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self.console, disable=self.quiet) as bar:
+            task = bar.add_task(title, total=total, completed=done, note="")
+
+            def advance(count: int = 1, note: str = "") -> None:
+                bar.update(task, advance=count, note=note)
+
+            yield advance
