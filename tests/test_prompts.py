@@ -22,7 +22,7 @@ def test_prompts_of_the_paper():
         ("a {subject} in the jungle", "a xjf dog in the jungle"),
         ("a { subject } beside a {class}", "a xjf dog beside a dog"),
         ("a plain prompt", "a plain prompt"),
-        ("{} {0} { and } {{subject}}", "{} {0} { and } {xjf dog}"),
+        ("{} {0} {, } {{subject}}", "{} {0} {, } {xjf dog}"),
     ],
 )
 def test_fill(template: str, prompt: str):

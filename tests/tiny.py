@@ -102,3 +102,86 @@ def saved_stable_diffusion(folder: Path, prediction_type: str = "epsilon") -> Pa
     """The same, as a diffusers folder."""
     stable_diffusion(folder / "parts", prediction_type).save_pretrained(folder / "model")
     return folder / "model"
+
+
+def single_file(model: Path, path: Path) -> Path:
+    """The folder's weights under the names of the original Stable Diffusion checkpoints."""
+    from safetensors.torch import load_file, save_file
+
+    def weights(part: str) -> dict[str, torch.Tensor]:
+        merged: dict[str, torch.Tensor] = {}
+        for file in (model / part).glob("*.safetensors"):
+            merged |= load_file(file)
+        return merged
+
+    result = {f"model.diffusion_model.{original_unet_name(key)}": value for key, value in weights("unet").items()}
+    for key, value in weights("vae").items():
+        name = original_vae_name(key)
+        is_attention = ".attn_1." in name and name.endswith("weight") and "norm" not in name
+        result[f"first_stage_model.{name}"] = value[..., None, None] if is_attention else value
+    for key, value in weights("text_encoder").items():
+        key = key if key.startswith("text_model.") else f"text_model.{key}"
+        result[f"cond_stage_model.transformer.{key}"] = value
+    save_file(result, path)
+    return path
+
+
+def original_unet_name(name: str) -> str:
+    """For block_out_channels of two levels with one layer each, as `stable_diffusion` makes them."""
+    fixed = {
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "conv_in": "input_blocks.0.0",
+        "down_blocks.0.resnets.0": "input_blocks.1.0",
+        "down_blocks.0.attentions.0": "input_blocks.1.1",
+        "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
+        "down_blocks.1.resnets.0": "input_blocks.3.0",
+        "mid_block.resnets.0": "middle_block.0",
+        "mid_block.attentions.0": "middle_block.1",
+        "mid_block.resnets.1": "middle_block.2",
+        "up_blocks.0.resnets.0": "output_blocks.0.0",
+        "up_blocks.0.resnets.1": "output_blocks.1.0",
+        "up_blocks.0.upsamplers.0.conv": "output_blocks.1.1.conv",
+        "up_blocks.1.resnets.0": "output_blocks.2.0",
+        "up_blocks.1.attentions.0": "output_blocks.2.1",
+        "up_blocks.1.resnets.1": "output_blocks.3.0",
+        "up_blocks.1.attentions.1": "output_blocks.3.1",
+        "conv_norm_out": "out.0",
+        "conv_out": "out.2",
+    }
+    resnet = {
+        "norm1": "in_layers.0",
+        "conv1": "in_layers.2",
+        "time_emb_proj": "emb_layers.1",
+        "norm2": "out_layers.0",
+        "conv2": "out_layers.3",
+        "conv_shortcut": "skip_connection",
+    }
+    prefix = next(prefix for prefix in fixed if name.startswith(prefix + "."))
+    rest = name.removeprefix(prefix)
+    if ".resnets." in name:
+        part, _, last = rest[1:].partition(".")
+        rest = f".{resnet[part]}.{last}"
+    return fixed[prefix] + rest
+
+
+def original_vae_name(name: str) -> str:
+    """For three levels with one layer each."""
+    for side, blocks in (("encoder", "down"), ("decoder", "up")):
+        for level in range(3):
+            original = level if side == "encoder" else 2 - level
+            name = name.replace(f"{side}.{blocks}_blocks.{level}.resnets.", f"{side}.{blocks}.{original}.block.")
+            name = name.replace(f"{blocks}_blocks.{level}.{blocks}samplers.0.", f"{blocks}.{original}.{blocks}sample.")
+    for ours, theirs in (
+        ("mid_block.resnets.0", "mid.block_1"),
+        ("mid_block.resnets.1", "mid.block_2"),
+        ("mid_block.attentions.0.group_norm", "mid.attn_1.norm"),
+        ("mid_block.attentions.0.to_q", "mid.attn_1.q"),
+        ("mid_block.attentions.0.to_k", "mid.attn_1.k"),
+        ("mid_block.attentions.0.to_v", "mid.attn_1.v"),
+        ("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out"),
+        ("conv_norm_out", "norm_out"),
+        ("conv_shortcut", "nin_shortcut"),
+    ):
+        name = name.replace(ours, theirs)
+    return name

@@ -32,8 +32,8 @@ def personalize(
     Raises DreamBoothError, whose message says what to do.
     """
     from dreambooth.config import make_config
-    from dreambooth.workflow import start
     from dreambooth.ui import Display
+    from dreambooth.workflow import start
 
     given = [photos] if isinstance(photos, str | Path) else list(photos)
     config = make_config({"photos": [str(path) for path in given], "class_noun": class_noun, **settings})

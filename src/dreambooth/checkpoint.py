@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,8 @@ class Checkpoint:
             return load_file(self.folder / f"{name}.safetensors")
         except Exception as error:
             raise RunError(
-                f"The checkpoint {self.folder} cannot be read ({error}); delete this folder to resume from the one before."
+                f"The checkpoint {self.folder} cannot be read ({error}); "
+                "delete this folder to resume from the one before."
             ) from error
 
     def has(self, name: str) -> bool:
@@ -61,39 +62,31 @@ class RunFolder:
     def create(cls, path: Path, config: TrainConfig) -> RunFolder:
         """A new run. Raises RunError when the folder already holds one, or cannot be written."""
         if (path / "config.toml").exists():
-            raise RunError(
-                f"{path} already holds a run. Go on with it by --resume {path}, or give another --out."
-            )
+            raise RunError(f"{path} already holds a run. Go on with it by --resume {path}, or give another --out.")
         run = cls(path)
         try:
             for name in ("photos", "checkpoints", "previews"):
                 (path / name).mkdir(parents=True, exist_ok=True)
             write_whole(path / "config.toml", to_toml(config))
         except OSError as error:
-            raise RunError(
-                f"The run folder {path} cannot be written: {error.strerror}. Give another --out."
-            ) from error
+            raise RunError(f"The run folder {path} cannot be written: {error.strerror}. Give another --out.") from error
         return run
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """An existing run. Raises RunError when there is none."""
         if not (path / "config.toml").is_file():
-            raise RunError(
-                f"{path} is no run folder: it has no config.toml. Runs are made by `dreambooth train`."
-            )
+            raise RunError(f"{path} is no run folder: it has no config.toml. Runs are made by `dreambooth train`.")
         return cls(path)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Generator[None]:
         """Holds the folder for this process; freed by the system even after a kill. Raises RunError when busy."""
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
             lock.acquire()
         except Timeout as error:
-            raise RunError(
-                f"Another process is working on {self.path}. Wait for it, or give another --out."
-            ) from error
+            raise RunError(f"Another process is working on {self.path}. Wait for it, or give another --out.") from error
         try:
             yield
         finally:
@@ -121,7 +114,7 @@ class RunFolder:
         write_whole(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
+    def timed(self, phase: str) -> Generator[None]:
         """Adds the seconds spent inside to the phase's time in times.json."""
         start = perf_counter()
         try:
@@ -174,9 +167,7 @@ class RunFolder:
             for old in self.checkpoints()[:-keep]:
                 shutil.rmtree(old.folder)
         except OSError as error:
-            raise RunError(
-                f"The checkpoint of step {step} cannot be written to {root}: {error.strerror}."
-            ) from error
+            raise RunError(f"The checkpoint of step {step} cannot be written to {root}: {error.strerror}.") from error
 
     def checkpoints(self) -> list[Checkpoint]:
         """Complete checkpoints, oldest first."""

@@ -32,13 +32,9 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
     # The subject
-    photos: list[str] = Field(
-        default_factory=list, description="Folders or files with photos of the subject."
-    )
+    photos: list[str] = Field(default_factory=list, description="Folders or files with photos of the subject.")
     class_noun: str = Field("", description="What the subject is, in one noun: dog, backpack, teapot.")
-    crop: Literal["center", "top", "bottom", "pad"] = Field(
-        "center", description="Which square of each photo is kept."
-    )
+    crop: Literal["center", "top", "bottom", "pad"] = Field("center", description="Which square of each photo is kept.")
     background: str = Field("white", description="Colour laid under transparent photos.")
     flip: bool = Field(False, description="Also train on mirrored photos (wrong for text and logos).")
     views: int = Field(
@@ -46,22 +42,16 @@ class TrainConfig(BaseModel):
     )
 
     # The model
-    model: str = Field(
-        "toybox-sd", description="Embedded name, diffusers folder, .safetensors file or hub id."
-    )
+    model: str = Field("toybox-sd", description="Embedded name, diffusers folder, .safetensors file or hub id.")
     model_config_folder: str | None = Field(
         None, alias="model_config", description="Diffusers folder that lends a single file its configuration."
     )
     resolution: int | None = Field(None, ge=8, description="Pixels a side; the model's own by default.")
     device: str = Field("auto", description="auto, cuda, mps or cpu.")
-    mixed_precision: Literal["auto", "no", "bf16"] = Field(
-        "auto", description="auto: bf16 on CUDA, else none."
-    )
+    mixed_precision: Literal["auto", "no", "bf16"] = Field("auto", description="auto: bf16 on CUDA, else none.")
 
     # The identifier
-    identifier: str | None = Field(
-        None, description="The rare word; chosen from the model's vocabulary by default."
-    )
+    identifier: str | None = Field(None, description="The rare word; chosen from the model's vocabulary by default.")
     probe_identifier: bool = Field(
         False, description="Let the frozen model draw candidates; the weakest reaction wins."
     )
@@ -69,17 +59,13 @@ class TrainConfig(BaseModel):
     class_prompt: str = Field("a {class}", description="Prompt of the prior samples.")
 
     # Prior preservation
-    with_prior_preservation: bool = Field(
-        True, description="Keep the class alive with samples of the frozen model."
-    )
+    with_prior_preservation: bool = Field(True, description="Keep the class alive with samples of the frozen model.")
     prior_loss_weight: float = Field(1.0, ge=0, description="λ of the prior-preservation loss.")
     num_class_images: int | None = Field(None, ge=1, description="How many prior samples.")
     prior_dir: str | None = Field(None, description="Folder of the prior set; a shared cache by default.")
     prior_sampler: SamplerName | None = Field(None, description="Sampler of the prior samples.")
     prior_steps: int = Field(25, ge=1, le=1000, description="Sampling steps of a prior sample.")
-    prior_guidance: float = Field(
-        3.0, ge=0, description="Guidance of the prior samples; low keeps them diverse."
-    )
+    prior_guidance: float = Field(3.0, ge=0, description="Guidance of the prior samples; low keeps them diverse.")
     sample_batch_size: int = Field(8, ge=1, description="Pictures drawn at once.")
 
     # Training
@@ -89,17 +75,11 @@ class TrainConfig(BaseModel):
     text_encoder_lr: float | None = Field(
         None, gt=0, description="Rate of the text encoder; the denoiser's by default."
     )
-    train_batch_size: int | None = Field(
-        None, ge=1, description="Photos in a micro-batch; as many prior samples join."
-    )
+    train_batch_size: int | None = Field(None, ge=1, description="Photos in a micro-batch; as many prior samples join.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches in a step.")
-    lr_scheduler: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="Course of the rate."
-    )
+    lr_scheduler: Literal["constant", "linear", "cosine"] = Field("constant", description="Course of the rate.")
     lr_warmup_steps: int = Field(0, ge=0, description="Steps over which the rate rises from zero.")
-    snr_gamma: float | None = Field(
-        None, gt=0, description="γ of min-SNR weighting of both terms; none by default."
-    )
+    snr_gamma: float | None = Field(None, gt=0, description="γ of min-SNR weighting of both terms; none by default.")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW β1.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW β2.")
     adam_weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay.")
@@ -107,9 +87,7 @@ class TrainConfig(BaseModel):
     use_8bit_adam: bool = Field(False, description="8-bit AdamW of bitsandbytes (CUDA).")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm to which a step is clipped.")
     gradient_checkpointing: bool = Field(False, description="Less memory for about a third more time.")
-    use_ema: bool = Field(
-        False, description="Train with, and keep, an exponential moving average of the weights."
-    )
+    use_ema: bool = Field(False, description="Train with, and keep, an exponential moving average of the weights.")
     ema_decay: float = Field(0.99, ge=0, lt=1, description="Decay of that average a step.")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
 
@@ -134,21 +112,15 @@ class TrainConfig(BaseModel):
     )
     images_per_prompt: int = Field(2, ge=1, description="Pictures of each prompt in the report.")
     sampler: SamplerName | None = Field(None, description="Sampler of previews and pictures.")
-    num_inference_steps: int | None = Field(
-        None, ge=1, le=1000, description="Sampling steps of previews and pictures."
-    )
+    num_inference_steps: int | None = Field(None, ge=1, le=1000, description="Sampling steps of previews and pictures.")
     guidance_scale: float | None = Field(None, ge=0, description="Guidance of previews and pictures.")
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         if "{subject}" not in self.instance_prompt:
-            raise ValueError(
-                "instance_prompt must contain {subject}, or nothing would bind to the identifier"
-            )
+            raise ValueError("instance_prompt must contain {subject}, or nothing would bind to the identifier")
         if "{subject}" in self.class_prompt:
-            raise ValueError(
-                "class_prompt must not contain {subject}: the prior is the class without the subject"
-            )
+            raise ValueError("class_prompt must not contain {subject}: the prior is the class without the subject")
         return self
 
 
@@ -175,9 +147,7 @@ def make_config(values: dict[str, Any]) -> TrainConfig:
         return TrainConfig(**values)
     except ValidationError as error:
         lines = [_explain(item) for item in error.errors()]
-        raise ConfigError(
-            "The configuration has errors:\n" + "\n".join(f"  {line}" for line in lines)
-        ) from error
+        raise ConfigError("The configuration has errors:\n" + "\n".join(f"  {line}" for line in lines)) from error
 
 
 def to_toml(config: TrainConfig) -> str:

@@ -44,8 +44,7 @@ def draw(
         part = jobs[start : start + batch_size]
         images = backbone.generate([job[1] for job in part], [job[2] for job in part], sampling)
         pictures += [
-            Picture(image, prompt, template, seed)
-            for image, (template, prompt, seed) in zip(images, part, strict=True)
+            Picture(image, prompt, template, seed) for image, (template, prompt, seed) in zip(images, part, strict=True)
         ]
         progress(len(part))
     return pictures

@@ -175,11 +175,11 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
 
 def _square(image: Image.Image, resolution: int, crop: Crop, background: Colour) -> Image.Image:
     """The square that `crop` names, scaled to `resolution`."""
-    lanczos = Image.Resampling.LANCZOS
+    lanczos, scaled = Image.Resampling.LANCZOS, (resolution, resolution)
     if crop == "pad":
-        return ImageOps.pad(image, (resolution, resolution), lanczos, color=background)
+        return ImageOps.pad(image, scaled, lanczos, color=background)
     width, height = image.size
     side = min(width, height)
     left = (width - side) // 2
     top = {"top": 0, "center": (height - side) // 2, "bottom": height - side}[crop]
-    return image.resize((resolution, resolution), lanczos, box=(left, top, left + side, top + side))
+    return image.crop((left, top, left + side, top + side)).resize(scaled, lanczos)

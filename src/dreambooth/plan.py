@@ -58,7 +58,9 @@ class Plan:
 
         trained = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in self.trained_parameters.items())
         subject_rows, prior_rows = self.rows_per_step
-        prior = f" + {self.prior_loss_weight:g} × {prior_rows} prior samples" if prior_rows else ", no prior preservation"
+        prior = (
+            f" + {self.prior_loss_weight:g} × {prior_rows} prior samples" if prior_rows else ", no prior preservation"
+        )
         table = Table(title="What will be done", show_header=False, title_justify="left")
         table.add_row("model", f"{self.model} ({self.family})")
         table.add_row("trained", f"{trained} parameters")
@@ -105,14 +107,15 @@ def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: i
 def activation_bytes(backbone: Backbone, rows: int) -> int:
     """Bytes that one forward pass of the denoiser keeps for its backward pass, counted on fake tensors."""
     from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.multiprocessing.reductions import StorageWeakRef
 
-    own = {p.untyped_storage()._cdata for module in backbone.modules.values() for p in module.parameters()}
-    kept: dict[int, int] = {}
+    own = {StorageWeakRef(p.untyped_storage()) for module in backbone.modules.values() for p in module.parameters()}
+    kept: dict[StorageWeakRef, int] = {}
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage.nbytes()
+        if (key := StorageWeakRef(storage)) not in own:
+            kept[key] = storage.nbytes()
         return tensor
 
     with torch.no_grad():

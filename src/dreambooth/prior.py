@@ -56,9 +56,7 @@ def fingerprint(backbone: Backbone) -> str:
 
 def cache_folder() -> Path:
     """Where prior sets are shared between runs: $DREAMBOOTH_CACHE, else the user's cache folder."""
-    base = os.environ.get("DREAMBOOTH_CACHE") or Path(
-        os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
-    )
+    base = os.environ.get("DREAMBOOTH_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return Path(base) / ("prior" if os.environ.get("DREAMBOOTH_CACHE") else "dreambooth/prior")
 
 

@@ -128,12 +128,13 @@ class RectifiedFlow:
         return min_snr_weight(1 - t, t, t, snr_gamma)  # x̂ = x_t - t û
 
 
-def from_scheduler_config(config: dict[str, Any]) -> NoiseProcess:
-    """The process that a diffusers scheduler config describes.
+def from_scheduler(scheduler: Any) -> NoiseProcess:
+    """The process that a model's diffusers scheduler describes.
 
     Raises ModelError for a prediction type other than epsilon, v_prediction or flow.
     """
-    if "FlowMatch" in str(config.get("_class_name", "")) or config.get("prediction_type") == "flow_prediction":
+    config: dict[str, Any] = dict(scheduler.config)
+    if "FlowMatch" in type(scheduler).__name__ or config.get("prediction_type") == "flow_prediction":
         return RectifiedFlow(shift=float(config.get("shift") or 1.0))
     prediction = str(config.get("prediction_type", "epsilon"))
     if prediction not in ("epsilon", "v_prediction"):
@@ -143,7 +144,7 @@ def from_scheduler_config(config: dict[str, Any]) -> NoiseProcess:
         )
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+    keys = "num_train_timesteps beta_start beta_end beta_schedule trained_betas rescale_betas_zero_snr".split()
     ddpm = DDPMScheduler(**{key: config[key] for key in keys if config.get(key) is not None})
     return Diffusion(ddpm.alphas_cumprod.double(), prediction)
 

@@ -26,9 +26,7 @@ class Run:
     def __init__(self, folder: RunFolder) -> None:
         """Raises RunError when the run has no model yet."""
         if not folder.finished:
-            raise RunError(
-                f"{folder.path} has no model yet; finish it by `dreambooth train --resume {folder.path}`."
-            )
+            raise RunError(f"{folder.path} has no model yet; finish it by `dreambooth train --resume {folder.path}`.")
         self.folder = folder
         facts = folder.read_json("subject.json")
         self.identifier: str = facts["identifier"]
@@ -78,7 +76,7 @@ def world(device: str) -> PartialState:
 def choose_device(name: str) -> torch.device:
     """The device of that name, or the best there is for "auto". Raises ConfigError when it is not there."""
     if name == "auto":
-        return world(name).device
+        return world(name).device or torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

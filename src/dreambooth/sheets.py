@@ -21,8 +21,8 @@ def contact_sheet(
 
     side = tile or pictures[0].width
     columns = min(columns, len(pictures))
-    font = ImageFont.load_default(max(10, side // 14))
-    line_height = round(font.size * 1.25)
+    font_size = max(10, side // 14)
+    font, line_height = ImageFont.load_default(font_size), round(font_size * 1.25)
     wrapped = [_wrap(caption, font, side - 4)[:3] for caption in captions]
     text_height = max((len(lines) for lines in wrapped), default=0) * line_height + (6 if wrapped else 0)
     rows, gap = -(-len(pictures) // columns), 4

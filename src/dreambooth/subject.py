@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MANY_PHOTOS = 20  # the paper's recipe is for three to five, and best at four
-NEAR_DUPLICATE_BITS = 6  # of 63; on DreamBench a saved copy differs by 0, a 5 % crop by 6, others by 8 up
+NEAR_DUPLICATE_BITS = 6  # of 63; on DreamBench a brighter copy differs by 2, a 2 % crop by 4, others by 8 up
 
 _LIVE_NOUNS = """
     animal baby bear bird boy bunny cat chicken child corgi cow deer dog dolphin duck elephant ferret fish

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ class Display:
         self.console.print(Text.assemble(("warning: ", "yellow"), text))
 
     @contextmanager
-    def track(self, title: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+    def track(self, title: str, total: int, done: int = 0) -> Generator[Callable[..., None]]:
         """A progress bar with rate and ETA; yields `advance(count, note="")`."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as Remaining

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from dreambooth.evaluation.report import write_report
 
 from dreambooth import backbones, drawing, identifier, prompts
 from dreambooth.backbones.protocol import Backbone, Sampling, Source
 from dreambooth.checkpoint import RunFolder, require_free_space, write_whole
 from dreambooth.config import TrainConfig, to_toml
 from dreambooth.errors import ConfigError
+from dreambooth.evaluation.report import write_report
 from dreambooth.examples import Examples, augmented_views, encode
 from dreambooth.methods.full import FullFineTuning
 from dreambooth.plan import Plan, make_plan, resolve_defaults
@@ -28,7 +28,8 @@ from dreambooth.prior import PriorManifest, PriorSet, cache_folder, fingerprint
 from dreambooth.run import Run, choose_device, sampling_of, world
 from dreambooth.sheets import contact_sheet, strip
 from dreambooth.subject import Subject, clean_class_noun, inspect, load_subject, make_subject, preflight_table
-from dreambooth.trainer import Settings, StepReport, finetune
+from dreambooth.train_state import Settings
+from dreambooth.trainer import StepReport, finetune
 from dreambooth.ui import Display
 
 PROBED_CANDIDATES = 8
@@ -194,12 +195,10 @@ class _Road:
         self.folder.write_json("previews/prompts.json", [prompt for _, prompt in filled])
 
         def preview(step: int) -> None:
-            pictures = drawing.draw(
-                backbone, filled, [config.seed], sampling_of(config), config.sample_batch_size
-            )
-            strip([picture.image for picture in pictures]).save(
-                self.folder.path / f"previews/step-{step:06d}.png"
-            )
+            if not filled:
+                return
+            pictures = drawing.draw(backbone, filled, [config.seed], sampling_of(config), config.sample_batch_size)
+            strip([picture.image for picture in pictures]).save(self.folder.path / f"previews/step-{step:06d}.png")
 
         settings = settings_of(config, backbone.device)
         checkpoints = self.folder.checkpoints()
@@ -213,8 +212,7 @@ class _Road:
                 board(report)
                 advance(1, f"subject {report.loss_subject:.4f}  prior {report.loss_prior:.4f}")
 
-            preview_or_not = preview if filled else lambda step: None
-            finetune(backbone, method, examples, settings, self.folder, on_step, preview_or_not)
+            finetune(backbone, method, examples, settings, self.folder, on_step, preview)
 
     def _draw_drift(self, config: TrainConfig, backbone: Backbone, facts: dict[str, Any], which: str) -> None:
         """Pictures of the bare class, by the base model before training and the tuned one after it."""
@@ -244,12 +242,8 @@ class _Road:
             for name, templates in todo:
                 jobs = [(template, run.fill(template)) for template in templates]
                 seeds = range(config.seed, config.seed + config.images_per_prompt)
-                pictures = drawing.draw(
-                    run.backbone, jobs, seeds, sampling, config.sample_batch_size, advance
-                )
-                columns = max(
-                    config.images_per_prompt, 6 // config.images_per_prompt * config.images_per_prompt
-                )
+                pictures = drawing.draw(run.backbone, jobs, seeds, sampling, config.sample_batch_size, advance)
+                columns = max(config.images_per_prompt, 6 // config.images_per_prompt * config.images_per_prompt)
                 drawing.save(pictures, self.folder.path / "samples" / name, str(run.path), sampling, columns)
 
 
@@ -282,7 +276,9 @@ def probe(
     with display.track("probing identifiers", len(candidates) + 1) as advance:
         neutral = latents(prompts.class_prompt(class_noun))
         return identifier.probe(
-            candidates, lambda texts: [float((latents(text) - neutral).abs().mean()) for text in texts], class_noun
+            candidates,
+            lambda texts: [float((latents(text) - neutral).abs().mean()) for text in texts],
+            class_noun,
         )
 
 
@@ -326,9 +322,7 @@ def settings_of(config: TrainConfig, device: torch.device) -> Settings:
 def _inspect(config: TrainConfig, display: Display) -> Subject:
     """The pre-flight: reads the photos and shows what was found, before any model is loaded."""
     if not config.photos:
-        raise ConfigError(
-            "No photos were given; name a folder or files with three to five photos of the subject."
-        )
+        raise ConfigError("No photos were given; name a folder or files with three to five photos of the subject.")
     resolution = config.resolution or backbones.native_resolution(_source(config))
     inspection = inspect(config.photos, resolution, config.crop, config.background)
     display.say(preflight_table(inspection))
@@ -389,10 +383,13 @@ def _new_folder(config: TrainConfig) -> Path:
 
 
 @contextmanager
-def tensorboard(folder: RunFolder) -> Iterator[Callable[[StepReport], None]]:
+def tensorboard(folder: RunFolder) -> Generator[Callable[[StepReport], None]]:
     """Writes steps to RUN/tensorboard where TensorBoard is installed; does nothing where it is not."""
+
+    def ignore(report: StepReport) -> None: ...
+
     if importlib.util.find_spec("tensorboard") is None or not PartialState().is_main_process:
-        yield lambda report: None
+        yield ignore
         return
     from torch.utils.tensorboard import SummaryWriter
 

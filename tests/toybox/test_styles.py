@@ -16,9 +16,7 @@ def picture() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_style_is_deterministic_visible_and_in_range(
-    style: str, picture: tuple[torch.Tensor, torch.Tensor]
-):
+def test_a_style_is_deterministic_visible_and_in_range(style: str, picture: tuple[torch.Tensor, torch.Tensor]):
     image, mask = picture
     first, again = (apply_style(style, image, mask, seed=4) for _ in range(2))
     assert torch.equal(first, again)

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 SINGLE_FILE_RESOLUTION = 512
 SUPPORTED = ("StableDiffusionPipeline",)
-WAYS = "an embedded name ({}), a folder with a diffusers pipeline, a .safetensors checkpoint, or a hub id such as owner/model"
+WAYS = (
+    "an embedded name ({}), a folder with a diffusers pipeline, a .safetensors checkpoint, "
+    "or a hub id such as owner/model"
+)
 
 
 def hush() -> None:
@@ -47,9 +50,7 @@ def resolve(name: str, config: Path | None = None) -> Source:
         return Source(name, str(path), "file", config)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         return Source(name, name, "hub", config)
-    raise ModelError(
-        f"There is no model {name!r}. Give {WAYS.format(', '.join(embedded()) or 'none installed')}."
-    )
+    raise ModelError(f"There is no model {name!r}. Give {WAYS.format(', '.join(embedded()) or 'none installed')}.")
 
 
 def load(name: str, config: Path | None = None) -> Backbone:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dreambooth.backbones.protocol import Conditioning, Sampler, Sampling, Spec
 from dreambooth.backbones.source import Source
 from dreambooth.errors import ModelError
-from dreambooth.process import from_scheduler_config
+from dreambooth.process import from_scheduler
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -34,7 +34,7 @@ class StableDiffusion:
         self.pipeline: Any = pipeline
         self.source = source
         self.tokenizer: Any = pipeline.tokenizer
-        self.process = from_scheduler_config(dict(pipeline.scheduler.config))
+        self.process = from_scheduler(pipeline.scheduler)
         self.spec = _spec(pipeline)
         for module in self.modules.values():
             module.requires_grad_(False).eval()
@@ -145,13 +145,9 @@ class StableDiffusion:
         scale = self.spec.resolution // self.spec.native_size[-1]
         step = scale * 2 ** (len(self.pipeline.unet.config.down_block_types) - 1)
         if resolution % step:
-            raise ModelError(
-                f"The resolution must be a multiple of {step} for this model; {resolution} is not."
-            )
+            raise ModelError(f"The resolution must be a multiple of {step} for this model; {resolution} is not.")
         size = resolution // scale
-        self.spec = replace(
-            self.spec, resolution=resolution, native_size=(self.spec.native_size[0], size, size)
-        )
+        self.spec = replace(self.spec, resolution=resolution, native_size=(self.spec.native_size[0], size, size))
 
     def enable_gradient_checkpointing(self) -> None:
         self.pipeline.unet.enable_gradient_checkpointing()

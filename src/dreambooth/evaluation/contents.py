@@ -52,6 +52,7 @@ class Entry(BaseModel):
     file: str
     prompt: str = ""
     seed: int | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,22 +100,24 @@ class Contents:
         return {name: by_prompt(self.pictures(f"samples/{name}")) for name in order}
 
     def drift(self) -> dict[str, list[Picture]]:
-        """The class as the base model drew it, and as the tuned one did, with the same seeds."""
-        return {which: self.pictures(f"samples/drift/{which}") for which in ("base", "tuned")}
+        """The class as the base and the tuned model drew it: in a folder each, or one that marks them."""
+        return {
+            which: self.pictures(f"samples/drift/{which}") or self.pictures("samples/drift", model=which)
+            for which in ("base", "tuned")
+        }
 
-    def pictures(self, folder: str) -> list[Picture]:
-        """The pictures that the folder's pictures.json tells of."""
+    def pictures(self, folder: str, model: str = "") -> list[Picture]:
+        """The pictures that the folder's pictures.json tells of: all, or those of one model."""
         entries = self.json(f"{folder}/pictures.json", list[Entry], [])
-        return [self.picture(f"{folder}/{entry.file}", entry.prompt, entry.seed) for entry in entries]
+        chosen = [entry for entry in entries if not model or entry.model == model]
+        return [self.picture(f"{folder}/{entry.file}", entry.prompt, entry.seed) for entry in chosen]
 
-    def picture(
-        self, file: str, prompt: str = "", seed: int | None = None, side: int = PICTURE_SIDE
-    ) -> Picture:
+    def picture(self, file: str, prompt: str = "", seed: int | None = None, side: int = PICTURE_SIDE) -> Picture:
         image = self.image(file)
         return embed(image, file, prompt, seed, side) if image else Picture(file, prompt=prompt, seed=seed)
 
     def previews(self) -> dict[str, list[Picture]]:
-        """The squares of the preview strips by step: of many strips a few, evenly spread, the last among them."""
+        """The squares of each preview strip, by step: of many strips a few, evenly spread, the last too."""
         strips = sorted(self.path.glob("previews/step-*.png"))
         last, rows = len(strips) - 1, min(len(strips), PREVIEW_ROWS)
         chosen = [strips[round(row * last / max(1, rows - 1))] for row in range(rows)]
@@ -139,9 +142,7 @@ class Contents:
             return None
 
 
-def embed(
-    image: Image, file: str, prompt: str = "", seed: int | None = None, side: int = PICTURE_SIDE
-) -> Picture:
+def embed(image: Image, file: str, prompt: str = "", seed: int | None = None, side: int = PICTURE_SIDE) -> Picture:
     """The image as WebP in a data URI, a fifth to a tenth of its PNG."""
     image.thumbnail((side, side))
     buffer = io.BytesIO()

@@ -68,9 +68,7 @@ def make_chart(
 def logged(log: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
     """(step, value) of every entry that has the key and a finite value."""
     pairs = ((entry.get("step"), entry.get(key)) for entry in log)
-    return [
-        (x, y) for x, y in pairs if isinstance(x, int) and isinstance(y, int | float) and math.isfinite(y)
-    ]
+    return [(x, y) for x, y in pairs if isinstance(x, int) and isinstance(y, int | float) and math.isfinite(y)]
 
 
 def bins(points: list[Point]) -> list[list[Point]]:
@@ -105,7 +103,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers from low to high, about `count` of them: 1, 2 or 5 times a power of ten apart.
 
     >>> ticks(1, 300)
-    [100, 200, 300]
+    [100.0, 200.0, 300.0]
     """
     power = 10.0 ** math.floor(math.log10((high - low) / count))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * count >= high - low)

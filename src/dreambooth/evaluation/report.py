@@ -44,7 +44,7 @@ def write_report(run: RunFolder) -> Path:
     losses = {"loss_subject": "subject", "loss_prior": "prior"}
     charts = [
         make_chart("Loss", log, losses),
-        make_chart("Learning rate", log, {"learning_rate": "learning rate"}, window=0),
+        make_chart("Learning rate", log, {"learning_rate": "rate"}, window=0),
     ]
     page = environment.get_template("report.html.jinja").render(
         subject=subject,
@@ -98,6 +98,7 @@ def duration(seconds: float) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What the page was made with."""
+    """What the page was made with, as far as it is installed."""
     names = ("dreambooth", "torch", "diffusers", "transformers")
-    return {name: metadata.version(name) for name in names} | {"Python": platform.python_version()}
+    found = {name: found.version for name in names for found in metadata.distributions(name=name)}
+    return found | {"Python": platform.python_version()}

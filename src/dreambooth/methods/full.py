@@ -45,11 +45,7 @@ class FullFineTuning:
             return
         base = load(self._backbone.source.name, self._backbone.source.config)
         self.load_state_dict(
-            {
-                f"{name}.{key}": value
-                for name in self._modules
-                for key, value in base.modules[name].state_dict().items()
-            }
+            {f"{name}.{key}": value for name in self._modules for key, value in base.modules[name].state_dict().items()}
         )
         for module in self._modules.values():
             module.requires_grad_(False).eval()

@@ -91,12 +91,12 @@ def sample_scene(seed: int, held_out: bool = False) -> Scene:
     look = rng.randrange(2**31)
     if rng.random() < 0.08:
         return Scene(class_noun, individual, seed=look)
+    wardrobe = _wardrobe(class_noun)
     while True:
         prop = rng.choice(MATERIALS if rng.random() < 0.3 else tuple(subjects.COLOURS))
-        wardrobe = _wardrobe(class_noun)
         chosen = {
-            "context": rng.choice(tuple(CONTEXTS)) if rng.random() < 0.56 else None,
-            "accessory": rng.choice(wardrobe) if wardrobe and rng.random() < 0.14 else None,
+            "context": rng.choice(tuple(CONTEXTS)) if rng.random() < 0.5 else None,
+            "accessory": rng.choice(wardrobe) if wardrobe and rng.random() < 0.4 else None,
             "property": prop if rng.random() < 0.22 else None,
             "view": rng.choice(tuple(VIEWS)) if rng.random() < 0.11 else None,
             "style": rng.choice(tuple(STYLES)) if rng.random() < 0.11 else None,

@@ -2,7 +2,19 @@
 
 import random
 
-from dreambooth.toybox.palette import BLACK, DARK, METAL, WHITE, apart, darker, decorated, fur, lighter, plain, vivid
+from dreambooth.toybox.palette import (
+    BLACK,
+    DARK,
+    METAL,
+    WHITE,
+    apart,
+    darker,
+    decorated,
+    fur,
+    lighter,
+    plain,
+    vivid,
+)
 from dreambooth.toybox.parts import Anchors, Paint, Part, Subject, Vec, add, ball, block, limb, mirrored, ring
 
 NOSE, TONGUE = plain(BLACK, 0.5), plain((0.93, 0.35, 0.42))

@@ -1,6 +1,6 @@
 """Painters of places: the twenty contexts of DreamBench, then ordinary ones for casual photos.
 
-Every painter fills a canvas so that the place is known from the border alone, behind a big subject; `c` is the canvas.
+Every painter fills its canvas `c` so that the place is known from the border alone, behind a big subject.
 """
 
 from __future__ import annotations
@@ -106,20 +106,20 @@ def city(c: Canvas) -> None:
     if night:
         sky(c, "0b1030", "4a3f78", 0.1)
     else:
-        sky(c, "5d9bd6", "f3dcc0", 0.5)
+        sky(c, "5f86d8", "ffba8c", 0.4)
     for depth in range(3):
         width, near = 0.34 - 0.06 * depth, depth / 2
         tower = c.cells(c.x / width, jitter=0)
         tall = (1.25 - 0.35 * near) * (0.45 + 0.65 * tower.random[2])
         inside = c.soft(tall - c.h) * c.soft(0.46 - tower.dx.abs(), 0.05)
-        far, close = ("2a2a58", "15152e") if night else ("9db2cc", "4a5a74")
+        far, close = ("2a2a58", "15152e") if night else ("a9a6d0", "46507e")
         c.paint(mix(c.colour(far), c.colour(close), near) * (0.85 + 0.3 * tower.random[3]), inside)
         pane = c.cells(tower.dx * 6, c.h / 0.075, jitter=0)
         glass = c.soft(0.28 - pane.dx.abs(), 0.1) * c.soft(0.28 - pane.dy.abs(), 0.15)
         glass = glass * c.soft(tall - c.h - 0.06)
         lit = c.soft(pane.random[2] - (0.55 if night else 0.35), 0.1)
         c.paint(c.colour("ffd76a" if night else "dcecf8"), inside * glass * lit * 0.9)
-    c.ground(c.colour("34353f" if night else "6b6c72") * (0.85 + 0.3 * c.noise(c.u * 5, c.v * 5)))
+    c.ground(c.colour("34353f" if night else "62666f") * (0.85 + 0.3 * c.noise(c.u * 5, c.v * 5)))
     dash = c.edge(0.07 - (c.u.abs() - 1.05).abs()) * c.soft(zigzag(c.v * 0.8) - 0.35, 0.1)
     c.ground(c.colour("f3e9c4"), dash)
 
@@ -348,7 +348,7 @@ def kitchen(c: Canvas) -> None:
     tile = c.cells(c.x * 3, c.h * 3, jitter=0)
     c.paint(c.colour("e8ecec") * (0.92 + 0.08 * tile.random[2]))
     c.paint(c.colour("a8b0b0"), c.soft(torch.maximum(tile.dx.abs(), tile.dy.abs()) - 0.47, 0.04))
-    c.ground(mix(c.colour("5a5e62"), c.colour("9aa0a4"), c.noise(c.u * 6, c.v * 6)))
+    c.ground(mix(c.colour("6a6e72"), c.colour("8a9094"), c.noise(c.u * 12, c.v * 12)))
 
 
 def pavement(c: Canvas) -> None:

@@ -34,10 +34,15 @@ class Camera:
 
     def rays(self, size: int, device: torch.device | str = "cpu") -> Tensor:
         """Unit directions [size * size, 3] through the pixel centres, row by row from the top left."""
+        whole = slice(0, size)
+        return self.rays_through(whole, whole, size, device).T
+
+    def rays_through(self, rows: slice, columns: slice, size: int, device: torch.device | str) -> Tensor:
+        """Unit directions [3, R] through the centres of some rows and columns of `size` x `size` pixels."""
         grid = ((torch.arange(size, device=device) + 0.5) * (2 / size) - 1) * self.tan_half_fov
-        right, up, forward = (axis.to(device) for axis in (self.right, self.up, self.forward))
-        directions = forward + grid[None, :, None] * right - grid[:, None, None] * up
-        return F.normalize(directions, dim=-1).reshape(-1, 3)
+        right, up, forward = (axis.to(device)[:, None, None] for axis in (self.right, self.up, self.forward))
+        directions = forward + grid[columns] * right - grid[rows, None] * up
+        return (directions * torch.rsqrt((directions * directions).sum(0))).reshape(3, -1)
 
     def project(self, points: Tensor) -> Tensor:
         """Picture coordinates [P, 2] of `points` [P, 3]: x to the right, y downwards, both -1..1 in the picture."""
@@ -179,7 +184,7 @@ def _tubes(rows: Tensor, origin: Tensor, direction: Tensor, t: Tensor, index: Te
 def _surface(
     geometry: Tensor, material: Tensor, jitter: Tensor, origin: Tensor, direction: Tensor, t: Tensor, index: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Points [3, R], normals towards the eye [3, R] and looks [7, R] (colour, gloss, bump, glow, ink) of hits."""
+    """Points [3, R], normals towards the eye [3, R] and looks [6, R] (colour, gloss, glow, ink) of hits."""
     row = geometry[index.long()].T
     looks = material[index.long()].T
     ox, oy, oz, dx, dy, dz = _local(row, origin, direction)
@@ -200,12 +205,23 @@ def _surface(
     normal = normal * torch.rsqrt((normal * normal).sum(0).clamp_min(1e-12))
     normal = torch.where((normal * direction).sum(0) > 0, -normal, normal)
     point = origin + t * direction
+    drop, rim = _cells(point * 17 + 64, jitter)
+    dent = (drop * (looks[11] * 2.2 * (rim < 0.3) * torch.sqrt(rim)))
+    normal = normal + dent * (rim < 0.3)
     share = _pattern(looks[9], looks[6:9], jitter, point)
     colour = looks[0:3] + (looks[3:6] - looks[0:3]) * share
     phase = (point * looks[6:9]).sum(0)
     rainbow = 0.55 + 0.45 * torch.cos(6.2832 * (phase + torch.tensor([[0.0], [0.33], [0.67]], device=t.device)))
     colour = torch.where(looks[9] == PATTERNS.index("rainbow"), rainbow, colour)
-    return point, normal, torch.cat([colour, looks[10:14]])
+    return point, normal, torch.cat([colour, looks[10:11], looks[12:14]])
+
+
+def _cells(scaled: Tensor, jitter: Tensor) -> tuple[Tensor, Tensor]:
+    """From each of `scaled` [3, R] the way from the blob in its unit cell, [3, R], and the length of that, [R]."""
+    cell = torch.floor(scaled)
+    x, y, z = cell.to(torch.int32) % 16
+    offset = scaled - cell - (0.36 + 0.28 * jitter[(x * 256 + y * 16 + z).long()].T)
+    return offset, torch.sqrt((offset * offset).sum(0))
 
 
 def _pattern(pattern: Tensor, axis: Tensor, jitter: Tensor, point: Tensor) -> Tensor:
@@ -213,36 +229,30 @@ def _pattern(pattern: Tensor, axis: Tensor, jitter: Tensor, point: Tensor) -> Te
     frequency = torch.sqrt((axis * axis).sum(0))
     scaled = point * frequency + 64.0
     cell = torch.floor(scaled)
-    number = cell.to(torch.int32)
-    spot = jitter[((number[0] % 16) * 256 + (number[1] % 16) * 16 + number[2] % 16).long()].T
-    offset = scaled - cell - (0.36 + 0.28 * spot)
-    spots = (offset * offset).sum(0) < 0.125
+    spots = _cells(scaled, jitter)[1] < 0.35
     phase = (point * axis).sum(0)
     stripes = torch.sin(3.1416 * phase + 0.5 * torch.sin(2 * scaled[0])) > 0.1
     waves = torch.sin(scaled[0] * 1.7 + scaled[1]) + torch.sin(scaled[1] * 1.5 - scaled[2] * 1.2 + 1.3)
     patches = waves + torch.sin(scaled[2] * 1.6 + scaled[0] * 0.8 + 4.1) > 0.45
-    checks = (number[0] + number[1] + number[2]) % 2 == 0
+    checks = torch.remainder(cell.sum(0), 2) < 0.5
     chosen = (pattern == 1) & spots | (pattern == 2) & stripes | (pattern == 3) & (phase > 1)
     return (chosen | (pattern == 4) & patches | (pattern == 5) & checks).to(point.dtype)
 
 
-def _lit(point: Tensor, normal: Tensor, looks: Tensor, direction: Tensor, shade: Tensor, light: Tensor) -> Tensor:
+def _lit(normal: Tensor, looks: Tensor, direction: Tensor, shade: Tensor, light: Tensor) -> Tensor:
     """Colours [3, R] of surfaces under `light` [3, 3] (rows: sun, its colour, ambient); `shade` [R] is 0 in shadow."""
     sun, sun_colour, ambient = light[0][:, None], light[1][:, None], light[2][:, None]
-    colour, gloss, bump, glow, ink = looks[0:3], looks[3], looks[4], looks[5], looks[6]
-    ripple = torch.sin(point * 55 + torch.sin(point.roll(1, 0) * 43) * 2)
-    normal = normal + 0.35 * bump * ripple
-    normal = normal * torch.rsqrt((normal * normal).sum(0).clamp_min(1e-12))
+    colour, gloss, glow, ink = looks[0:3], looks[3], looks[4], looks[5]
     facing = -(normal * direction).sum(0)
     mirror = direction + 2 * facing * normal
     sunny = (normal * sun).sum(0).clamp_min(0) * shade
-    sky = 0.62 + 0.38 * normal[1]
+    sky = 0.75 + 0.35 * normal[1]
     body = colour * (ambient * sky + sun_colour * sunny) * (0.72 + 0.28 * facing.clamp(0, 1).sqrt())
     highlight = (mirror * sun).sum(0).clamp_min(0) ** (12 + 60 * gloss) * (0.25 + 0.75 * shade)
-    above = ((mirror[1] + 0.05) * 8).clamp(0, 1)
-    around = (0.25 + 0.75 * above) * (ambient + 0.5 * sun_colour)
-    fresnel = (gloss - 0.25).clamp_min(0) * (0.3 + 0.9 * (1 - facing).clamp(0, 1) ** 3)
-    shiny = body * (1 - 0.6 * fresnel) + around * fresnel + 1.1 * gloss * highlight * sun_colour
+    above = ((mirror[1] - 0.12) * 8).clamp(0, 1)
+    around = (0.15 + (0.55 + 0.5 * mirror[1]) * above) * (ambient + 0.7 * sun_colour)
+    fresnel = ((gloss - 0.3) * 1.4).clamp_min(0) * (0.42 + 0.58 * (1 - facing).clamp(0, 1) ** 3)
+    shiny = body * (1 - 0.75 * fresnel) + around * fresnel + 1.4 * gloss * highlight * sun_colour
     final = shiny + (colour - shiny) * glow
     outline = 1 - ink * (facing < 0.34).to(final.dtype)
     return (final * outline).clamp(0, 1)
@@ -302,6 +312,6 @@ def radiance(
     sun = light.sun[:, None].expand_as(point).contiguous()
     blocked, _ = nearest(table, point + 2e-3 * normal, sun, kernel)
     rows = torch.stack([light.sun, light.sun_colour, light.ambient])
-    seen[:3, hits] = kernel.lit(point, normal, looks, direction, (blocked >= FAR).to(t.dtype), rows)
+    seen[:3, hits] = kernel.lit(normal, looks, direction, (blocked >= FAR).to(t.dtype), rows)
     seen[3, hits] = 1.0
     return seen

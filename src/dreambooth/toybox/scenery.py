@@ -23,9 +23,7 @@ def grass(c: Canvas, dark: str = "2f6b22", light: str = "86b441") -> None:
     c.ground(mix(c.colour(dark), c.colour(light), c.soft(blades - 0.5, 0.7)))
 
 
-def foliage(
-    c: Canvas, dark: Tensor, light: Tensor, top: float, size: float = 0.12, rough: float = 0.2
-) -> None:
+def foliage(c: Canvas, dark: Tensor, light: Tensor, top: float, size: float = 0.12, rough: float = 0.2) -> None:
     """A bank of leaves from the skyline up to about `top`."""
     edge = top + rough * (c.noise(c.x * 3, c.h * 3) - 0.5) * 2
     leaf = c.cells(c.x / size, c.h / size)
@@ -114,11 +112,8 @@ def frond(c: Canvas, x: float, h: float, angle: float, length: float) -> tuple[T
     dx, dh = c.x - x, c.h - h
     along = (dx * math.cos(angle) + dh * math.sin(angle)) / length
     across = (dh * math.cos(angle) - dx * math.sin(angle)) / length + 0.25 * math.cos(angle) * along**2
-    half = (
-        0.34
-        * (along * (1 - along)).clamp(min=0).sqrt()
-        * (0.45 + 0.55 * zigzag(along * 9 - across.abs() * 6))
-    )
+    serrated = 0.45 + 0.55 * zigzag(along * 9 - across.abs() * 6)
+    half = 0.34 * (along * (1 - along)).clamp(min=0).sqrt() * serrated
     return c.soft((half - across.abs()) * length - c.pixel), c.soft((0.015 - across.abs()) * length)
 
 
@@ -143,18 +138,13 @@ def sunflower(c: Canvas, dx: Tensor, dy: Tensor, radius: Tensor | float, cover: 
 def people(c: Canvas, width: float, base: float) -> None:
     """A row of passers-by, each in a column `width` wide, with their feet at height `base`."""
     person = c.cells(c.x / width, jitter=0.15)
-    up = (c.h - base) / width / (0.9 + 0.25 * person.random[2])
-    shirt = rainbow(person.random[2] * 7 % 1) * 0.9
+    dx, up = person.dx, (c.h - base) / width / (0.9 + 0.25 * person.random[2])
     trousers = mix(c.colour("22283c"), c.colour("6a5a4a"), person.random[3])
-    dx = person.dx
-    c.paint(
-        trousers, c.soft(0.17 - dx.abs(), 0.05) * c.soft(up) * c.soft(1.1 - up) * c.soft(dx.abs() - 0.02 * up)
-    )
+    legs = c.soft(0.17 - dx.abs(), 0.05) * c.soft(dx.abs() - 0.02 * up)
+    c.paint(trousers, legs * c.soft(up) * c.soft(1.1 - up))
+    shirt = rainbow(person.random[2] * 7 % 1) * 0.9
     c.paint(shirt, c.soft(0.07 - dx.square() - (0.45 * (up - 1.45)).square(), 0.03))
+    hair = mix(c.colour("2a1a10"), c.colour("b08040"), person.random[1])
+    c.paint(hair, c.soft(0.19 - torch.hypot(dx, up - 2.28), 0.05))
     skin = mix(c.colour("8a5a3c"), c.colour("f2c8a0"), person.random[3])
-    head = torch.hypot(dx, up - 2.22)
-    c.paint(
-        mix(c.colour("2a1a10"), c.colour("b08040"), person.random[1]),
-        c.soft(0.19 - torch.hypot(dx, up - 2.28), 0.05),
-    )
-    c.paint(skin, c.soft(0.15 - head, 0.05))
+    c.paint(skin, c.soft(0.15 - torch.hypot(dx, up - 2.22), 0.05))

@@ -39,11 +39,13 @@ def luma(image: Tensor) -> Tensor:
 
 
 def saturate(image: Tensor, amount: float) -> Tensor:
+    """Colours `amount` times as far from grey."""
     grey = luma(image)
     return grey + (image - grey) * amount
 
 
 def colour(image: Tensor, code: str) -> Tensor:
+    """The colour of a code such as "ff8000", [3, 1, 1]."""
     return image.new_tensor([channel / 255 for channel in bytes.fromhex(code)])[:, None, None]
 
 
@@ -86,6 +88,7 @@ def sample(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def positions(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Every pixel's column and row, [H, W] each."""
     axis = torch.arange(image.shape[-1], device=image.device, dtype=torch.float32)
     return axis.expand(len(axis), -1), axis[:, None].expand(-1, len(axis))
 
@@ -94,9 +97,8 @@ def smear(image: Tensor, angle: Tensor, length: Tensor | float, steps: int) -> T
     """Average the picture [C, H, W] along strokes of `length` pixels in direction `angle` [H, W]."""
     x, y = positions(image)
     offsets = torch.linspace(-0.5, 0.5, steps).tolist()
-    return torch.stack(
-        [sample(image, x + s * length * angle.cos(), y + s * length * angle.sin()) for s in offsets]
-    ).mean(0)
+    step_x, step_y = length * angle.cos(), length * angle.sin()
+    return torch.stack([sample(image, x + s * step_x, y + s * step_y) for s in offsets]).mean(0)
 
 
 def kuwahara(image: Tensor, radius: int) -> Tensor:
@@ -112,9 +114,7 @@ def kuwahara(image: Tensor, radius: int) -> Tensor:
     return squares[:, :3].gather(0, calmest)[0]
 
 
-def tiles(
-    image: Tensor, cell: float, jitter: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
+def tiles(image: Tensor, cell: float, jitter: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Tiles of about `cell` pixels: their centres x, y [H, W] and the depth inside the edge [1, H, W]."""
     x, y = positions(image)
     count = math.ceil(image.shape[-1] / cell) + 3
@@ -139,7 +139,7 @@ def van_gogh(image: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
     """Thick swirling strokes; night blues and chrome yellows."""
     scale = image.shape[-1] / 128
     field = noise(image, round(40 * scale), generator)
-    along_x, along_y = gradient(field + 1.5 * blur(luma(image), round(3 * scale)) / 10)
+    along_x, along_y = gradient(field + 0.15 * blur(luma(image), max(1, round(3 * scale))))
     angle = torch.atan2(along_x[0], -along_y[0])
     x, y = positions(image)
     patch_x, patch_y, _ = tiles(image, 6 * scale, 0.9, generator)
@@ -202,8 +202,7 @@ def watercolour(image: Tensor, mask: Tensor, generator: torch.Generator) -> Tens
     wash = torch.lerp(kuwahara(bled, max(2, round(4 * scale))), bled, 0.75 * mask)
     pooled = outlines(wash, mask, 2.2)
     pigment = (
-        noise(image, round(18 * scale), generator) * 0.35
-        + noise(image, max(2, round(3 * scale)), generator) * 0.15
+        noise(image, round(18 * scale), generator) * 0.35 + noise(image, max(2, round(3 * scale)), generator) * 0.15
     )
     border = torch.maximum((x / image.shape[-1] * 2 - 1).abs(), (y / image.shape[-1] * 2 - 1).abs())
     ragged = ((0.98 - border - 0.4 * (pigment[0] - 0.15)) * 7).clamp(0, 1)
@@ -216,10 +215,10 @@ def watercolour(image: Tensor, mask: Tensor, generator: torch.Generator) -> Tens
 def mosaic(image: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
     """Coloured stone tiles with pale grout between them."""
     scale = image.shape[-1] / 128
-    x, y, inside = tiles(image, 4.6 * scale, 0.5, generator)
+    x, y, inside = tiles(image, max(4.6 * scale, 3.6), 0.5, generator)
     stone = saturate(sample(blur(image, 1), x, y), 1.35)
     shade = 0.9 + 0.2 * torch.sin(x * 12.9 + y * 78.2)
-    grout = (1.0 - inside / (0.5 * scale)).clamp(0, 1)
+    grout = (1.0 - inside / max(0.5 * scale, 0.4)).clamp(0, 1)
     return torch.lerp(stone * shade, colour(image, "d9d2c4") * (0.6 + 0.25 * mask), grout * 0.85)
 
 

@@ -3,7 +3,16 @@
 import random
 
 from dreambooth.toybox.palette import (
-    BLACK, DARK, METAL, WHITE, apart, darker, decorated, lighter, plain, vivid,
+    BLACK,
+    DARK,
+    METAL,
+    WHITE,
+    apart,
+    darker,
+    decorated,
+    lighter,
+    plain,
+    vivid,
 )  # fmt: skip
 from dreambooth.toybox.parts import Frame, Paint, Part, Subject, Vec, add, ball, block, limb, mirrored, ring
 
@@ -188,8 +197,7 @@ def sneaker(rng: random.Random) -> Subject:
     high = rng.uniform(0.3, 0.52)
     heel, toe = -0.36, 0.4
     parts = [
-        ball((0, 0.06, 0.24), (0.19, 0.065, 0.28), sole), ball((0, 0.06, -0.24), (0.165, 0.065, 0.22), sole),
-        block((0, 0.055, 0), (0.165, 0.055, 0.27), sole),
+        Part("tube", (0, 0.055, 0.02), ((0.19, 0, 0), (0, 0.055, 0), (0, 0, 0.48)), sole, 0.95),
         ball((0, 0.1, 0.2), (0.175, 0.17, 0.3), cloth, body=True),
         ball((0, 0.13, -0.2), (0.15, 0.2, 0.22), cloth, body=True),
         limb((0, 0.1, -0.2), (0, high, -0.2), 0.155, 0.14, cloth, flat=1.3, bore=0.78, body=True),

@@ -128,7 +128,7 @@ def frame(subject: Subject, view: str | None, rng: random.Random) -> Camera:
         camera = _camera(middle, azimuth, elevation, distance, chosen.lens)
         seen = camera.project(points)
         spans = seen.amax(0) - seen.amin(0)
-        distance = max(distance * float(spans.max()) / (2 * fill), 0.9)
+        distance = max(distance * float(spans.max()) / (2 * fill), 0.58 / chosen.lens)
         middle = middle + distance * chosen.lens * (
             camera.right * (seen[:, 0].amax() + seen[:, 0].amin()) / 2
             - camera.up * (seen[:, 1].amax() + seen[:, 1].amin()) / 2
@@ -164,7 +164,7 @@ def _window(points: Tensor, camera: Camera, size: int) -> tuple[slice, slice]:
 
 def _rays(camera: Camera, size: int, window: tuple[slice, slice], device: torch.device) -> tuple[Tensor, Tensor]:
     """Origins and directions [3, R] of the rays through the pixels of `window`."""
-    direction = camera.rays(size, device).reshape(size, size, 3)[window].reshape(-1, 3).T.contiguous()
+    direction = camera.rays_through(*window, size, device)
     return camera.eye.to(device)[:, None].expand_as(direction).contiguous(), direction
 
 
