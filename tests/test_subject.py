@@ -26,8 +26,8 @@ DREAMBENCH = Path(__file__).parents[2] / "shared" / "dreambench"
 
 
 def scene(seed: int, size: tuple[int, int] = (96, 96)) -> Image.Image:
-    """A smooth random picture; those of two seeds look different."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    """A random picture with detail; those of two seeds look different."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
@@ -138,10 +138,21 @@ def test_transparent_colour_of_an_rgb_png(tmp_path: Path):
 
 
 def test_colour_profile_is_applied(tmp_path: Path):
+    """In a profile whose primaries red and blue have changed places, the stored red is blue."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = profile.replace(b"rXYZ", b"tmp!", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"tmp!", b"bXYZ", 1)
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(tmp_path / "a.png", icc_profile=swapped)
+    Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(tmp_path / "b.png", icc_profile=swapped)
+    first, second = inspect(tmp_path, 32).photos
+    assert close(colour(first, 0.5, 0.5), (0, 0, 255)) and close(colour(second, 0.5, 0.5), WHITE, 0)
+
+
+@pytest.mark.parametrize("with_profile", [True, False])
+def test_lab(tmp_path: Path, with_profile: bool):
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
     in_lab = ImageCms.profileToProfile(halves(), srgb, lab, outputMode="LAB")
-    in_lab.save(tmp_path / "a.tiff", icc_profile=lab.tobytes())
+    in_lab.save(tmp_path / "a.tiff", icc_profile=lab.tobytes() if with_profile else None)
     assert close(colour(only(inspect(tmp_path, 32)), 0.2, 0.5), RED, 10)
 
 
@@ -317,15 +328,16 @@ def test_dreambench(name: str, twins: int):
 
 
 def test_files_folders_and_patterns_in_natural_order(tmp_path: Path):
-    for number in (10, 9, 1):
-        scene(number).save(tmp_path / f"img{number}.png")
-    (tmp_path / "other").mkdir()
-    scene(20).save(tmp_path / "other" / "x.jpg")
+    names = ["00.png", "img2.png", "img10.png"]
+    for index, name in enumerate(reversed(names)):
+        scene(index).save(tmp_path / name)
+    (tmp_path / "a_folder").mkdir()
+    scene(20).save(tmp_path / "a_folder" / "x.jpg")
     pattern = inspect(str(tmp_path / "*.png"), 32)
-    mixed = inspect([tmp_path / "other" / "x.jpg", tmp_path], 32)
-    assert [photo.path.name for photo in pattern.photos] == ["img1.png", "img9.png", "img10.png"]
-    assert [photo.path.name for photo in mixed.photos] == ["x.jpg", "img1.png", "img9.png", "img10.png"]
-    assert [f.path.name for f in mixed.findings if not f.taken] == ["other"]
+    mixed = inspect([tmp_path / "a_folder" / "x.jpg", tmp_path], 32)
+    assert [photo.path.name for photo in pattern.photos] == names
+    assert [photo.path.name for photo in mixed.photos] == ["x.jpg", *names]
+    assert [finding.path.name for finding in mixed.findings] == ["x.jpg", "00.png", "a_folder", *names[1:]]
 
 
 def test_a_typo_in_the_path_is_met_with_a_guess(tmp_path: Path):

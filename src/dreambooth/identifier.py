@@ -90,9 +90,7 @@ def rare_window(tokenizer: Tokenizer) -> range:
     return range(first, last + 1)
 
 
-def rare_tokens(
-    tokenizer: Tokenizer, class_noun: str = "dog", window: range | None = None
-) -> list[Identifier]:
+def rare_tokens(tokenizer: Tokenizer, class_noun: str = "dog", window: range | None = None) -> list[Identifier]:
     """Every single token that could name a subject, rarest first.
 
     A candidate lies in the window, decodes to two or three ASCII letters (so that anyone can type it), is no
@@ -114,9 +112,7 @@ def rare_tokens(
     return list(found.values())
 
 
-def finalists(
-    tokenizer: Tokenizer, class_noun: str, seed: int, count: int = 8, length: int = 1
-) -> list[Identifier]:
+def finalists(tokenizer: Tokenizer, class_noun: str, seed: int, count: int = 8, length: int = 1) -> list[Identifier]:
     """Up to `count` different identifiers of `length` tokens, drawn uniformly from `rare_tokens`.
 
     Args:
@@ -166,9 +162,7 @@ def check(text: str, tokenizer: Tokenizer, class_noun: str) -> Identifier:
         raise IdentifierError("The identifier is empty; name a rare word, or leave it out and one is chosen.")
     ids = _ids_in_prompt(tokenizer, text, class_noun)
     if not ids or tokenizer.unk_token_id in ids:
-        raise IdentifierError(
-            f"The model's tokenizer has no tokens for {text!r}; leave it out to have one chosen."
-        )
+        raise IdentifierError(f"The model's tokenizer has no tokens for {text!r}; leave it out to have one chosen.")
     if len(ids) > min(tokenizer.model_max_length // 4, 32):
         raise IdentifierError(
             f"The identifier takes {len(ids)} tokens and leaves too little of the prompt; name a rare word."
@@ -223,9 +217,7 @@ def _objections(tokenizer: Tokenizer, text: str, ids: list[int], class_noun: str
     elif common := [word for word in words if word in _WORDS]:
         told.append(f"{common[0]!r} is a common word; the model must first forget its meaning (paper, 3.1).")
     elif single and ids[0] < window.start:
-        told.append(
-            f"{text!r} is frequent in the model's vocabulary: it already means something (paper, 3.1)."
-        )
+        told.append(f"{text!r} is frequent in the model's vocabulary: it already means something (paper, 3.1).")
     elif single and len(text) > LONGEST_TEXT and not _reputation(text):
         told.append(f"{text!r} is one token of over three letters, most likely a word the model knows.")
     if len(ids) > MOST_PIECES or (not single and min(ids) < window.start):

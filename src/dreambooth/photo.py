@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -79,7 +79,10 @@ def read_photo(path: Path, resolution: int, crop: Crop, background: Colour) -> P
         image = ImageOps.exif_transpose(image)
     if min(image.size) < SMALLEST_SIDE:
         raise Refusal(f"smaller than {SMALLEST_SIDE} pixels", image.size)
-    square = _square(_to_rgb(image, background), resolution, crop, background)
+    try:
+        square = _square(_to_rgb(image, background), resolution, crop, background)
+    except (ValueError, MemoryError):
+        raise Refusal(f"colours of mode {image.mode} cannot be converted; save it as JPEG", image.size) from None
     used_side = max(image.size) if crop == "pad" else min(image.size)
     kept = min(image.size) / max(image.size)
     if crop != "pad" and kept < 0.5:
@@ -141,12 +144,12 @@ def _to_rgb(image: Image.Image, background: Colour) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _eight_bits(image).convert("RGB")
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-    profile: Any = image.info.get("icc_profile")
+    profile: bytes | None = image.info.get("icc_profile")
     if image.mode in ("LA", "1"):
         image = image.convert("L")
     elif image.mode not in ("L", "RGB", "CMYK", "LAB"):
         image = image.convert("RGB")
-    rgb = (_to_srgb(image, profile) if profile else None) or image.convert("RGB")
+    rgb = _to_srgb(image, profile) or image.convert("RGB")
     if alpha is None:
         return rgb
     return Image.composite(rgb, Image.new("RGB", rgb.size, background), alpha)
@@ -162,12 +165,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8))
 
 
-def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """The image through its ICC profile to sRGB; None when the profile is damaged or of another mode."""
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image | None:
+    """The image through its ICC profile to sRGB; None without one, or when it is damaged or of another mode."""
+    if not profile and image.mode != "LAB":
+        return None
     try:
         from PIL import ImageCms
 
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("LAB")
         return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except Exception:  # a wrong profile costs a shade of colour, not the photo
         return None

@@ -92,9 +92,7 @@ _VIEWS = (
     "a {subject} seen from below",
 )
 _COLOURS = tuple(f"a {colour} {{subject}}" for colour in ("red", "purple", "pink", "blue", "yellow"))
-_HYBRIDS = tuple(
-    f"a cross of a {{subject}} and a {animal}" for animal in ("bear", "panda", "koala", "lion", "hippo")
-)
+_HYBRIDS = tuple(f"a cross of a {{subject}} and a {animal}" for animal in ("bear", "panda", "koala", "lion", "hippo"))
 _EXPRESSIONS = tuple(
     f"a {mood} {{subject}}"
     for mood in ("depressed", "sleeping", "sad", "joyous", "barking", "crying", "frowning", "screaming")
@@ -130,9 +128,7 @@ def fill(template: str, identifier: str | None, class_noun: str) -> str:
 
     def value_of(match: re.Match[str]) -> str:
         if match[1] not in values:
-            raise ConfigError(
-                f"{template!r} holds the unknown placeholder {match[0]}; use {{subject}} or {{class}}."
-            )
+            raise ConfigError(f"{template!r} holds the unknown placeholder {match[0]}; use {{subject}} or {{class}}.")
         return values[match[1]]
 
     return _PLACEHOLDER.sub(value_of, template)

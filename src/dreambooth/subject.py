@@ -199,7 +199,7 @@ def preflight_table(source: Inspection | Subject) -> Table:
 
     taken = len(source.photos)
     table = Table(title=f"Photos: {taken} taken, {len(source.findings) - taken} passed over")
-    for heading in ("file", "", "size", "remark"):
+    for heading in ("file", "verdict", "size", "remark"):
         table.add_column(heading, overflow="fold")
     for finding in source.findings:
         size = f"{finding.size[0]}x{finding.size[1]}" if finding.size else ""
@@ -259,9 +259,10 @@ def _names_in(folder: Path) -> list[str]:
         return []
 
 
-def _natural_order(path: Path) -> list[tuple[int, str]]:
+def _natural_order(path: Path) -> tuple[list[tuple[str, int]], str]:
     """img2 before img10."""
-    return [(int(part or 0), text.lower()) for part, text in re.findall(r"(\d*)(\D*)", path.name, re.ASCII)]
+    parts = re.findall(r"(\D*)(\d*)", path.name, re.ASCII)
+    return [(text.lower(), int(digits or -1)) for text, digits in parts], path.name
 
 
 def _near_duplicate(image: Image.Image, known: Sequence[tuple[str, np.ndarray]]) -> str | None:

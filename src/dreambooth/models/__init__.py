@@ -1,10 +1,11 @@
-"""The embedded models: small pipelines whose weights come with the package."""
-
-from __future__ import annotations
+"""The weights that travel with the package. Each folder is an ordinary diffusers or transformers model."""
 
 from pathlib import Path
 
 
 def embedded() -> dict[str, Path]:
-    """Names of the embedded models and their folders, for those whose weights are there."""
-    return {index.parent.name: index.parent for index in sorted(Path(__file__).parent.glob("*/model_index.json"))}
+    """Names of the embedded models and the folders that hold them."""
+    folder = Path(__file__).parent
+    markers = ("model_index.json", "config.json")
+    found = [path for path in folder.iterdir() if any((path / marker).exists() for marker in markers)]
+    return {path.name: path for path in sorted(found)}

@@ -19,7 +19,7 @@ WHOLE = 0.85
 KL = 1e-5
 
 
-def new(channels: tuple[int, ...] = (24, 48, 96, 96), size: int = 128) -> AutoencoderKL:
+def new(channels: tuple[int, ...] = (16, 32, 64, 128), size: int = 128) -> AutoencoderKL:
     """An untrained autoencoder; `channels` from the full size down to an eighth of it."""
     count = len(channels)
     return AutoencoderKL(

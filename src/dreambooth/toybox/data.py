@@ -64,9 +64,9 @@ def _render(first: int, size: int, device: str, compiled: bool, batch: int) -> t
         shares = F.avg_pool2d(pictures.masks.float(), 8)
         masks.append((shares * 255).round().to(torch.uint8).cpu())
     texts = [
-        [captions.caption(scene, seed=variant) for variant in range(VARIANTS)]
-        + [captions.caption(scene, identifier=PLACEHOLDER, seed=VARIANTS)]
-        for scene in scenes
+        [captions.caption(scene, seed=8 * seed + variant) for variant in range(VARIANTS)]
+        + [captions.caption(scene, identifier=PLACEHOLDER, seed=8 * seed + VARIANTS)]
+        for seed, scene in enumerate(scenes, first)
     ]
     return {"images": torch.cat(images), "masks": torch.cat(masks)}, texts
 

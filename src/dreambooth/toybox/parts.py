@@ -45,9 +45,7 @@ class Part:
         return replace(self, centre=add(self.centre, offset))
 
     def scaled(self, factor: float) -> "Part":
-        return replace(
-            self, centre=scale(self.centre, factor), frame=tuple(scale(axis, factor) for axis in self.frame)
-        )
+        return replace(self, centre=scale(self.centre, factor), frame=tuple(scale(axis, factor) for axis in self.frame))
 
     def extent(self) -> Vec:
         """Half-sizes of the box around the part, along x, y and z."""
@@ -181,7 +179,9 @@ def ring(
     start, end = add(centre, scale(axis, -depth / 2)), add(centre, scale(axis, depth / 2))
     part = limb(start, end, radius, radius, paint, bore=1 - thickness / radius, body=body)
     side, along, other = part.frame
-    tall = (scale(side, stretch), along, other) if abs(side[1]) > abs(other[1]) else (side, along, scale(other, stretch))
+    tall = (
+        (scale(side, stretch), along, other) if abs(side[1]) > abs(other[1]) else (side, along, scale(other, stretch))
+    )
     return replace(part, frame=tall)
 
 

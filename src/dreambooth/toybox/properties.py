@@ -32,12 +32,14 @@ def _painted(part: Part, **changes: object) -> Part:
 def _soaked(subject: Subject) -> Subject:
     """Darker and glossy all over, in a puddle, with drops running off."""
     soaked = [
-        _painted(part, colour=darker(part.paint.colour, 0.4), second=darker(part.paint.second, 0.4), gloss=0.7, bump=1.0)
+        _painted(
+            part, colour=darker(part.paint.colour, 0.4), second=darker(part.paint.second, 0.4), gloss=0.7, bump=1.0
+        )
         for part in subject.parts
     ]
     low, high = subject.bounds()
     wide, deep = (high[0] - low[0]) / 2, (high[2] - low[2]) / 2
-    water = Paint((0.5, 0.68, 0.85), gloss=0.9)
+    water = Paint((0.38, 0.58, 0.8), gloss=0.5)
     puddle = ball((0.0, 0.0, deep * 0.1), (wide * 1.12 + 0.06, 0.012, deep * 1.05 + 0.06), water)
     drops = [
         ball((wide * x, y * high[1], deep * z), (0.022, 0.042, 0.022), water)
@@ -72,7 +74,7 @@ def _block_model(subject: Subject) -> Subject:
 
 def _walls(part: Part) -> list[Part]:
     """A hollow tube as four boxes."""
-    (x, y, z), middle = part.frame, 0.25 * (1 + part.bore) * (1 + part.taper)
+    (x, y, z), middle = part.frame, 0.23 * (1 + part.bore) * (1 + part.taper)
     thick = 0.5 * (1 - part.bore)
     broad = middle + thick
     walls: list[Part] = []

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dreambooth.toybox.parts import KINDS, PATTERNS, Part, Vec, cross
 
@@ -197,17 +196,14 @@ def _surface(
     box, tube = kind == 1, kind == 2
     zero = torch.zeros_like(x)
     nx = torch.where(box, torch.where(face_x, x, zero), torch.where(tube & cap, zero, x))
-    ny = torch.where(
-        box, torch.where(face_y, y, zero), torch.where(tube & ~cap, -slope * (1 + slope * (y + 1)), y)
-    )
+    ny = torch.where(box, torch.where(face_y, y, zero), torch.where(tube & ~cap, -slope * (1 + slope * (y + 1)), y))
     nz = torch.where(box, torch.where(face_x | face_y, zero, z), torch.where(tube & cap, zero, z))
     normal = torch.stack([row[i] * nx + row[3 + i] * ny + row[6 + i] * nz for i in range(3)])
     normal = normal * torch.rsqrt((normal * normal).sum(0).clamp_min(1e-12))
     normal = torch.where((normal * direction).sum(0) > 0, -normal, normal)
     point = origin + t * direction
-    drop, rim = _cells(point * 17 + 64, jitter)
-    dent = (drop * (looks[11] * 2.2 * (rim < 0.3) * torch.sqrt(rim)))
-    normal = normal + dent * (rim < 0.3)
+    away, rim = _cells(point * 14 + 64, jitter)
+    normal = normal + away * (4 * looks[11] * (rim < 0.32))
     share = _pattern(looks[9], looks[6:9], jitter, point)
     colour = looks[0:3] + (looks[3:6] - looks[0:3]) * share
     phase = (point * looks[6:9]).sum(0)
@@ -217,11 +213,12 @@ def _surface(
 
 
 def _cells(scaled: Tensor, jitter: Tensor) -> tuple[Tensor, Tensor]:
-    """From each of `scaled` [3, R] the way from the blob in its unit cell, [3, R], and the length of that, [R]."""
+    """From each of `scaled` [3, R] the way from the blob in its unit cell, [3, R], and its length in blob sizes, [R]."""
     cell = torch.floor(scaled)
     x, y, z = cell.to(torch.int32) % 16
-    offset = scaled - cell - (0.36 + 0.28 * jitter[(x * 256 + y * 16 + z).long()].T)
-    return offset, torch.sqrt((offset * offset).sum(0))
+    chance = jitter[(x * 256 + y * 16 + z).long()].T
+    offset = scaled - cell - (0.36 + 0.28 * chance)
+    return offset, torch.sqrt((offset * offset).sum(0)) / (0.55 + 0.45 * chance[0])
 
 
 def _pattern(pattern: Tensor, axis: Tensor, jitter: Tensor, point: Tensor) -> Tensor:
@@ -248,11 +245,13 @@ def _lit(normal: Tensor, looks: Tensor, direction: Tensor, shade: Tensor, light:
     sunny = (normal * sun).sum(0).clamp_min(0) * shade
     sky = 0.75 + 0.35 * normal[1]
     body = colour * (ambient * sky + sun_colour * sunny) * (0.72 + 0.28 * facing.clamp(0, 1).sqrt())
-    highlight = (mirror * sun).sum(0).clamp_min(0) ** (12 + 60 * gloss) * (0.25 + 0.75 * shade)
+    highlight = (mirror * sun).sum(0).clamp_min(0) ** (12 + 40 * gloss) * (0.25 + 0.75 * shade)
     above = ((mirror[1] - 0.12) * 8).clamp(0, 1)
-    around = (0.15 + (0.55 + 0.5 * mirror[1]) * above) * (ambient + 0.7 * sun_colour)
-    fresnel = ((gloss - 0.3) * 1.4).clamp_min(0) * (0.42 + 0.58 * (1 - facing).clamp(0, 1) ** 3)
-    shiny = body * (1 - 0.75 * fresnel) + around * fresnel + 1.4 * gloss * highlight * sun_colour
+    around = (0.1 + (0.5 + 0.8 * mirror[1]) * above) * (ambient + 0.8 * sun_colour)
+    fresnel = ((gloss - 0.3) * 1.4).clamp_min(0) * (0.5 + 0.5 * (1 - facing).clamp(0, 1) ** 2)
+    window = (mirror[1] > 0.3) & (mirror[1] < 0.8) & ((mirror[0] + 0.3).abs() < 0.3) & ((mirror[0] + 0.3).abs() > 0.04)
+    around = around + 1.2 * window * (ambient + 0.5 * sun_colour)
+    shiny = body * (1 - 0.8 * fresnel) + around * fresnel + 1.4 * gloss * highlight * sun_colour
     final = shiny + (colour - shiny) * glow
     outline = 1 - ink * (facing < 0.34).to(final.dtype)
     return (final * outline).clamp(0, 1)

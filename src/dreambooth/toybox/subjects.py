@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from dreambooth.toybox import creatures, things
+from dreambooth.toybox import characters, creatures, things, vessels
 from dreambooth.toybox.palette import COLOURS as COLOURS
 from dreambooth.toybox.parts import Subject
 from dreambooth.toybox.properties import PROPERTIES as PROPERTIES
@@ -15,27 +15,27 @@ from dreambooth.toybox.wardrobe import accessory_names as accessory_names
 
 CLASSES: dict[str, Callable[[random.Random], Subject]] = {
     "backpack": things.backpack,
-    "stuffed animal": creatures.stuffed_animal,
-    "bowl": things.bowl,
-    "can": things.can,
-    "candle": things.candle,
+    "stuffed animal": characters.stuffed_animal,
+    "bowl": vessels.bowl,
+    "can": vessels.can,
+    "candle": vessels.candle,
     "cat": creatures.cat,
     "clock": things.clock,
     "sneaker": things.sneaker,
     "dog": creatures.dog,
-    "toy": creatures.toy,
+    "toy": characters.toy,
     "boot": things.boot,
     "glasses": things.glasses,
-    "cartoon": creatures.cartoon,
-    "teapot": things.teapot,
-    "vase": things.vase,
+    "cartoon": characters.cartoon,
+    "teapot": vessels.teapot,
+    "vase": vessels.vase,
     "duck": creatures.duck,
     "car": things.car,
-    "robot": creatures.robot,
+    "robot": characters.robot,
     "chair": things.chair,
     "house": things.house,
     "fish": creatures.fish,
-    "mug": things.mug,
+    "mug": vessels.mug,
     "lamp": things.lamp,
 }
 DREAMBENCH = tuple(CLASSES)[:15]

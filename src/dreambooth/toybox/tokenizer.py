@@ -16,7 +16,10 @@ from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-LETTERS = "bcdfghjklmnpqrstvwxyz" + "aeiou"
+LETTERS = "bcdfghjklmnpqrstvwxz"
+"""Of rare words: no vowels, so that no English word comes out."""
+USUAL = ("sks", "zqk")
+"""Identifiers that people type out of habit; they are among the rare words."""
 Merge = tuple[str, str]
 
 _WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\s\w]+")
@@ -70,17 +73,14 @@ def rare_merges(counts: Counter[str], learned: list[Merge], count: int, seed: in
     """
     rng = random.Random(seed)
     taken, known = set(learned), set(counts)
-    rare: list[Merge] = []
-    tails = ["".join(rng.sample(LETTERS, 2)) for _ in range(4 * count)]
-    for tail in dict.fromkeys(tails):
-        pair = (tail[0], tail[1] + "</w>")
-        if tail not in known and pair not in taken and len(rare) < max(1, count // 6):
-            rare.append(pair)
-    endings = [first + second for first, second in rare]
-    heads = [(head, end) for end in endings for head in LETTERS if (head, end[0]) not in taken]
-    rng.shuffle(heads)
-    fresh = [pair for pair in heads if "".join(pair).removesuffix("</w>") not in known and pair not in taken]
-    return rare + fresh[: count - len(rare)]
+    tails = [word[1:] for word in USUAL] + ["".join(rng.sample(LETTERS, 2)) for _ in range(count)]
+    fresh = [tail for tail in dict.fromkeys(tails) if tail not in known and (tail[0], tail[1] + "</w>") not in taken]
+    endings = fresh[: max(len(USUAL), count // 6)]
+    longer = [head + end for end in endings for head in LETTERS if (head, end[0]) not in taken]
+    rng.shuffle(longer)
+    longer = [word for word in dict.fromkeys((*USUAL, *longer)) if word not in known]
+    rare = [(end[0], end[1] + "</w>") for end in endings] + [(word[0], word[1:] + "</w>") for word in longer]
+    return [pair for pair in rare if pair not in taken][:count]
 
 
 def build(captions: Iterable[str], *, learned: int = 2048, rare: int = 512, max_length: int = 32) -> CLIPTokenizer:

@@ -64,7 +64,9 @@ def _shirt(a: Anchors, paint: Paint, buttons: Paint | None = None) -> list[Part]
     neck = add(a.neck, (0, -a.neck_radius * 0.2, 0))
     parts = [
         ball(a.chest, a.chest_radii, paint),
-        limb((neck[0], neck[1] - a.neck_radius * 0.3, neck[2]), neck, a.neck_radius * 1.08, a.neck_radius * 0.95, paint),
+        limb(
+            (neck[0], neck[1] - a.neck_radius * 0.3, neck[2]), neck, a.neck_radius * 1.08, a.neck_radius * 0.95, paint
+        ),
     ]
     if buttons:
         parts += [ball((x, y + h * s, z + d * (1 - 0.45 * s * s)), w * 0.12, buttons) for s in (0.5, 0.1, -0.3)]
@@ -105,7 +107,9 @@ def _firefighter(a: Anchors) -> list[Part]:
         ball(add(top, (0, r * 0.1, 0)), (r * 0.85, r * 0.72, r * 0.85), red),
         limb(top, add(top, (0, r * 0.13, 0)), r * 1.2, r * 1.1, red),
         block(add(top, (0, r * 0.62, 0)), (r * 0.1, r * 0.25, r * 0.65), red),
-        limb(add(top, (0, r * 0.25, r * 0.82)), add(top, (0, r * 0.75, r * 0.66)), r * 0.14, r * 0.32, yellow, flat=0.3),
+        limb(
+            add(top, (0, r * 0.25, r * 0.82)), add(top, (0, r * 0.75, r * 0.66)), r * 0.14, r * 0.32, yellow, flat=0.3
+        ),
         *_shirt(a, jacket),
     ]
 
@@ -131,7 +135,10 @@ def _wizard(a: Anchors) -> list[Part]:
     starry = Paint(purple, (0.98, 0.85, 0.25), "spots", (0, 9.0, 0))
     top, r = _crown(a)
     tip = add(top, (r * 0.3, r * 1.9, -r * 0.1))
-    hat = [limb(top, add(top, (0, r * 0.1, 0)), r * 1.3, r * 1.25, plain(darker(purple, 0.25))), limb(top, tip, r * 0.8, 0.01, starry)]
+    hat = [
+        limb(top, add(top, (0, r * 0.1, 0)), r * 1.3, r * 1.25, plain(darker(purple, 0.25))),
+        limb(top, tip, r * 0.8, 0.01, starry),
+    ]
     return [*hat, *_shirt(a, starry)]
 
 

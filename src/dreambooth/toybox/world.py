@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreambooth.toybox import render, scenes
+from dreambooth.toybox import render, scenes, styles
 from dreambooth.toybox.parts import Part, Subject
 from dreambooth.toybox.render import Camera, Kernels, Light, Solids
 from dreambooth.toybox.subjects import dressed
@@ -66,7 +66,10 @@ class Pictures:
 def draw(
     scenes_: Sequence[Scene], size: int = 128, device: str | torch.device = "cpu", compiled: bool = False
 ) -> Pictures:
-    """Pictures of `scenes_`. With `compiled`, the first call takes a minute and later ones a tenth of the time."""
+    """Pictures of `scenes_`. With `compiled`, the first call takes half a minute, later ones far less.
+
+    One picture is worked on at a time; to use several cores, run one single-threaded process on each.
+    """
     kernel = render.kernels(compiled)
     with torch.no_grad():
         pairs = [_draw(scene, size, torch.device(device), kernel) for scene in scenes_]
@@ -75,12 +78,10 @@ def draw(
 
 
 def photos(class_noun: str, seed: int, count: int = 5, size: int = 128) -> Pictures:
-    """Casual photos of one individual: other places, views and light each time; the same for the same seed."""
+    """Casual photos of one individual in ordinary places; the same for the same seed."""
     rng = random.Random(f"photos/{class_noun}/{seed}")
     views = (None, "from the front", None, None, rng.choice(("seen from the left", "seen from the right")))
-    chosen = [
-        Scene(class_noun, seed, view=views[i % len(views)], seed=rng.randrange(2**31)) for i in range(count)
-    ]
+    chosen = [Scene(class_noun, seed, view=views[i % len(views)], seed=rng.randrange(2**31)) for i in range(count)]
     return draw(chosen, size)
 
 
@@ -99,7 +100,7 @@ def _draw(scene: Scene, size: int, device: torch.device, kernel: Kernels) -> tup
         mirrored = render.solids([_mirror(part) for part in parts], device)
         flip = torch.tensor([1.0, -1.0, 1.0], device=device)
         below = Light(light.sun * flip, light.sun_colour, light.ambient)
-        image = _over(image, _layer(mirrored, camera, below, size, kernel, floor=-math.inf), behind.reflection)
+        image = _over(image, _layer(mirrored, camera, below, size, kernel), behind.reflection)
     floor = 0.0 if behind.sink > 0 else -math.inf
     layer = _layer(table, camera, light, size, kernel, floor)
     image, mask = _over(image, layer), layer[3:]
@@ -107,8 +108,6 @@ def _draw(scene: Scene, size: int, device: torch.device, kernel: Kernels) -> tup
         cover = behind.foreground.to(device)
         image, mask = image + (cover[:3] - image) * cover[3:], mask * (1 - cover[3:])
     if scene.style is not None:
-        from dreambooth.toybox import styles
-
         image = styles.apply_style(scene.style, image, mask, scene.seed)
     return image.clamp(0, 1), mask
 
@@ -124,18 +123,17 @@ def frame(subject: Subject, view: str | None, rng: random.Random) -> Camera:
     points = torch.tensor([corner for part in subject.parts for corner in part.corners()])
     middle = (points.amin(0) + points.amax(0)) / 2
     distance = 1 / (chosen.lens * fill)
-    for _ in range(3):
-        camera = _camera(middle, azimuth, elevation, distance, chosen.lens)
+    camera = _camera(middle, azimuth, elevation, distance, chosen.lens)
+    for step in range(3):  # perspective makes this a fixed-point iteration; the last step shifts off-centre
         seen = camera.project(points)
-        spans = seen.amax(0) - seen.amin(0)
-        distance = max(distance * float(spans.max()) / (2 * fill), 0.58 / chosen.lens)
-        middle = middle + distance * chosen.lens * (
-            camera.right * (seen[:, 0].amax() + seen[:, 0].amin()) / 2
-            - camera.up * (seen[:, 1].amax() + seen[:, 1].amin()) / 2
-        )
-    free = (1 - spans / 2).clamp_min(0) * distance * chosen.lens
-    middle = middle + camera.right * free[0] * shift[0] + camera.up * free[1] * shift[1]
-    return _camera(middle, azimuth, elevation, distance, chosen.lens)
+        low, high = seen.amin(0), seen.amax(0)
+        distance = max(distance * float((high - low).max()) / (2 * fill), 0.58 / chosen.lens)
+        aim = (low + high) / 2
+        if step == 2:
+            aim = aim + (1 - (high - low) / 2).clamp_min(0) * torch.tensor(shift)
+        middle = middle + distance * chosen.lens * (camera.right * aim[0] - camera.up * aim[1])
+        camera = _camera(middle, azimuth, elevation, distance, chosen.lens)
+    return camera
 
 
 def _camera(target: Tensor, azimuth: float, elevation: float, distance: float, lens: float) -> Camera:
@@ -168,7 +166,7 @@ def _rays(camera: Camera, size: int, window: tuple[slice, slice], device: torch.
     return camera.eye.to(device)[:, None].expand_as(direction).contiguous(), direction
 
 
-def _layer(table: Solids, camera: Camera, light: Light, size: int, kernel: Kernels, floor: float) -> Tensor:
+def _layer(table: Solids, camera: Camera, light: Light, size: int, kernel: Kernels, floor: float = -math.inf) -> Tensor:
     """The solids alone, [4, H, W]: colour times alpha, and alpha; four rays a pixel."""
     rows, columns = _window(table.corners, camera, size)
     canvas = torch.zeros(4, size, size, device=table.geometry.device)
