@@ -92,6 +92,7 @@ def test_sks_is_reported_for_what_it_is(clip_tokenizer: Any):
         ("hta waj", 2, []),
         ("hat", 1, ["common word"]),
         ("beautiful", 1, ["frequent in the model's vocabulary"]),
+        ("chihuahua", 1, ["one token of over three letters"]),
         ("olis", 1, ["one token of over three letters"]),
         ("zwx", 2, ["splits into 2 tokens (z + wx)"]),
         ("xxy5syt00", 7, ["paper's example of a bad one", "splits into 7 tokens (xx + y + 5"]),

@@ -206,7 +206,8 @@ def _ids_in_prompt(tokenizer: Tokenizer, text: str, class_noun: str) -> list[int
 
 def _objections(tokenizer: Tokenizer, text: str, ids: list[int], class_noun: str) -> list[str]:
     """What the paper has against this text as an identifier."""
-    window, words = rare_window(tokenizer), text.lower().split()
+    frequent_below = rare_window(tokenizer).start if _is_unigram(tokenizer) else _vocabulary_size(tokenizer) // 2
+    words = text.lower().split()
     single = len(ids) == 1
     told: list[str] = []
     if not text[0].isalnum():
@@ -216,11 +217,11 @@ def _objections(tokenizer: Tokenizer, text: str, ids: list[int], class_noun: str
         told.append(f"{text!r} contains the class noun {class_noun!r}, whose meaning the training must keep.")
     elif common := [word for word in words if word in _WORDS]:
         told.append(f"{common[0]!r} is a common word; the model must first forget its meaning (paper, 3.1).")
-    elif single and ids[0] < window.start:
+    elif single and ids[0] < frequent_below:
         told.append(f"{text!r} is frequent in the model's vocabulary: it already means something (paper, 3.1).")
     elif single and len(text) > LONGEST_TEXT and not _reputation(text):
         told.append(f"{text!r} is one token of over three letters, most likely a word the model knows.")
-    if len(ids) > MOST_PIECES or (not single and min(ids) < window.start):
+    if len(ids) > MOST_PIECES or (not single and min(ids) < frequent_below):
         pieces = " + ".join(str(tokenizer.decode([token_id])).strip() for token_id in ids)
         told.append(
             f"{text!r} splits into {len(ids)} tokens ({pieces}), not all of them rare, so each adds its "

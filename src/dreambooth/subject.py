@@ -149,7 +149,7 @@ def inspect(
 ) -> Inspection:
     """Read folders and files, in the natural order of their names, and say of every file what becomes of it.
 
-    A folder's sub-folders are not searched. A file given twice, by path or by content, is taken once; near
+    A folder's sub-folders are not searched. A picture given twice, by path or by content, is taken once; near
     duplicates (perceptual hash, mirrored ones too) are taken and flagged.
 
     Args:
@@ -180,9 +180,8 @@ def inspect(
         except Refusal as refusal:
             findings.append(Finding(path, taken=False, reason=refusal.reason, size=refusal.size))
             continue
-        same = next((earlier.path.name for earlier in photos if earlier.sha256 == photo.sha256), None)
-        if same:
-            findings.append(Finding(path, taken=False, reason=f"same file as {same}", size=photo.size))
+        if same := next((earlier for earlier in photos if _same_picture(earlier, photo)), None):
+            findings.append(Finding(path, taken=False, reason=f"same picture as {same.path.name}", size=photo.size))
             continue
         twin = _near_duplicate(photo.image, known)
         known.append((path.name, perceptual_hash(photo.image)))
@@ -263,6 +262,11 @@ def _natural_order(path: Path) -> tuple[list[tuple[str, int]], str]:
     """img2 before img10."""
     parts = re.findall(r"(\D*)(\d*)", path.name, re.ASCII)
     return [(text.lower(), int(digits or -1)) for text, digits in parts], path.name
+
+
+def _same_picture(one: Photo, other: Photo) -> bool:
+    """Equal files, or equal pixels in files that differ only in their metadata."""
+    return one.sha256 == other.sha256 or one.image.tobytes() == other.image.tobytes()
 
 
 def _near_duplicate(image: Image.Image, known: Sequence[tuple[str, np.ndarray]]) -> str | None:

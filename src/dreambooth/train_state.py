@@ -134,22 +134,26 @@ class TrainState:
             self.ema.copy_to(self.parameters)
 
 
-def make_optimizer(groups: list[dict[str, Any]], settings: Settings, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW, of torch or, with `use_8bit_adam`, of bitsandbytes. Raises ConfigError where that cannot be had."""
-    options: dict[str, Any] = {
-        "betas": settings.betas,
-        "weight_decay": settings.weight_decay,
-        "eps": settings.epsilon,
-    }
-    if not settings.use_8bit_adam:
-        return torch.optim.AdamW(groups, lr=0.0, **options)
+def make_optimizer(
+    groups: list[dict[str, Any]], settings: Settings, device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW of torch or bitsandbytes; raises as `optimizer_class`."""
+    return optimizer_class(settings.use_8bit_adam, device)(
+        groups, lr=0.0, betas=settings.betas, weight_decay=settings.weight_decay, eps=settings.epsilon
+    )
+
+
+def optimizer_class(use_8bit_adam: bool, device: torch.device) -> type[Any]:
+    """The class of the optimizer. Raises ConfigError where 8-bit Adam cannot be had."""
+    if not use_8bit_adam:
+        return torch.optim.AdamW
     if device.type != "cuda":
         raise ConfigError(f"--use-8bit-adam needs a CUDA device; this run is on {device.type}. Leave it out.")
     try:
         from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError("--use-8bit-adam needs bitsandbytes: pip install bitsandbytes, or leave it out.") from error
-    return AdamW8bit(groups, lr=0.0, **options)
+    return AdamW8bit
 
 
 def rate_factor(step: int, settings: Settings) -> float:

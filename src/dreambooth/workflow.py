@@ -28,7 +28,7 @@ from dreambooth.prior import PriorManifest, PriorSet, cache_folder, fingerprint
 from dreambooth.run import Run, choose_device, sampling_of, world
 from dreambooth.sheets import contact_sheet, strip
 from dreambooth.subject import Subject, clean_class_noun, inspect, load_subject, make_subject, preflight_table
-from dreambooth.train_state import Settings
+from dreambooth.train_state import Settings, optimizer_class
 from dreambooth.trainer import StepReport, finetune
 from dreambooth.ui import Display
 
@@ -91,6 +91,7 @@ class _Road:
         with self.folder.timed("load model"):
             backbone = _load(config)
             backbone.to(choose_device(config.device))
+        optimizer_class(config.use_8bit_adam, backbone.device)
         config = resolve_defaults(config, backbone.spec)
         if processes.is_main_process:
             write_whole(self.folder.path / "config.toml", to_toml(config))

@@ -53,7 +53,7 @@ def test_pictures_have_the_promised_shapes_and_show_the_subject() -> None:
     scenes = [Scene("cat", 3, seed=1), Scene("glasses", 1, context="beach", property="red", view="from the side")]
     pictures = draw(scenes, size=48)
     assert pictures.images.shape == (2, 3, 48, 48) and pictures.masks.shape == (2, 1, 48, 48)
-    assert 0 <= pictures.images.min() and pictures.images.max() <= 1
+    assert pictures.images.min() >= 0 and pictures.images.max() <= 1
     rows = pictures.masks[0, 0].amax(1).nonzero()
     assert 0.5 * 48 < rows.max() - rows.min() < 48
 

@@ -2,10 +2,12 @@
 
 import copy
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 from dreambooth.toybox.data import Corpus, dead_leaves, generator
@@ -22,10 +24,13 @@ KL = 1e-5
 def new(channels: tuple[int, ...] = (16, 32, 64, 128), size: int = 128) -> AutoencoderKL:
     """An untrained autoencoder; `channels` from the full size down to an eighth of it."""
     count = len(channels)
+    levels: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * count,
+        "up_block_types": ("UpDecoderBlock2D",) * count,
+        "block_out_channels": channels,
+    }
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * count,
-        up_block_types=("UpDecoderBlock2D",) * count,
-        block_out_channels=channels,
+        **levels,
         layers_per_block=1,
         latent_channels=8,
         norm_num_groups=8,
@@ -66,7 +71,8 @@ def train(
     """Train on crops of half the size and dead leaves, at last on whole pictures; returns standardised weights."""
     size = corpus.images.shape[-1]
     torch.manual_seed(seed)
-    vae = (model or new(size=size)).to(device)
+    vae = model or new(size=size)
+    torch.nn.Module.to(vae, device)
     shown = corpus.images[-8:].to(device).float() / 127.5 - 1
 
     def loss(step: int, progress: float) -> Tensor:
@@ -76,9 +82,9 @@ def train(
         leaves = 0 if whole else round(LEAVES * count)
         pixels = torch.cat([corpus.crops(draw, count - leaves, edge), dead_leaves(draw, leaves, edge)]).to(device)
         with torch.autocast(device, torch.bfloat16):
-            posterior = vae.encode(pixels).latent_dist
+            posterior = _posterior(vae, pixels)
             noise = torch.randn(posterior.mean.shape, generator=draw).to(device)
-            restored = vae.decode(posterior.mean + posterior.std * noise).sample
+            restored = _decode(vae, posterior.mean + posterior.std * noise)
         return reconstruction_error(restored.float(), pixels).mean() + KL * posterior.kl().float().mean()
 
     def sheet(average: AutoencoderKL, path: Path) -> None:
@@ -91,10 +97,20 @@ def train(
     return Fitted(standard, fitted.steps, fitted.seconds, fitted.loss)
 
 
+def _posterior(vae: AutoencoderKL, pixels: Tensor) -> DiagonalGaussianDistribution:
+    encoded: Any = vae.encode(pixels)
+    return encoded.latent_dist
+
+
+def _decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    decoded: Any = vae.decode(cast("torch.FloatTensor", latents))
+    return decoded.sample
+
+
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     """Encode and decode [B, 3, H, W] in -1..1, without sampling the posterior."""
-    parts = [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in pixels.split(16)]
+    parts = [_decode(vae, _posterior(vae, part).mean) for part in pixels.split(16)]
     return torch.cat(parts).clamp(-1, 1)
 
 
@@ -107,9 +123,7 @@ def psnr(restored: Tensor, pixels: Tensor) -> Tensor:
 def encode(vae: AutoencoderKL, images: Tensor, batch: int = 64) -> Tensor:
     """Latents [N, 8, H/8, W/8] of uint8 images [N, 3, H, W]: the means, float32, on the CPU."""
     device = vae.device
-    parts = [
-        vae.encode(part.to(device).float() / 127.5 - 1).latent_dist.mode().float().cpu() for part in images.split(batch)
-    ]
+    parts = [_posterior(vae, part.to(device).float() / 127.5 - 1).mean.float().cpu() for part in images.split(batch)]
     return torch.cat(parts)
 
 

@@ -1,6 +1,7 @@
 """Toy animals: dog, cat, duck and fish."""
 
 import random
+from itertools import pairwise
 
 from dreambooth.toybox.palette import (
     BLACK,
@@ -45,7 +46,8 @@ def dog(rng: random.Random) -> Subject:
         ball((0, back, 0), (width, width * 1.02, length), coat, body=True),
         limb((0, back, length * 0.55), (0, hy, hz), width * 0.8, head * 0.6, coat, body=True),
         ball(skull, (head, head * 0.94, head * 0.95), coat, body=True),
-        limb((0, hy - head * 0.28, hz + head * 0.4), (0, hy - head * 0.32, tip - thick * 0.5), thick * 1.2, thick, trim),
+        limb((0, hy - head * 0.28, hz + head * 0.4), (0, hy - head * 0.32, tip - thick * 0.5),
+             thick * 1.2, thick, trim),
         ball((0, hy - head * 0.32, tip - thick * 0.5), (thick, thick, thick * 0.8), trim),
         ball((0, hy - head * 0.14, tip + 0.01), (head * 0.24, head * 0.18, head * 0.16), NOSE),
         limb((0, back + width * 0.5, -length * 0.8), (0, back + width + rng.uniform(0.1, 0.3), -length - 0.1),
@@ -145,7 +147,7 @@ def cat(rng: random.Random) -> Subject:
         add(root, (side, 0.38, -0.06)),
         add(root, (side * 0.7, 0.62, 0)),
     ]
-    parts += [limb(a, b, 0.048, 0.045, tail, body=True) for a, b in zip(path, path[1:], strict=False)]
+    parts += [limb(a, b, 0.048, 0.045, tail, body=True) for a, b in pairwise(path)]
     parts += [ball(point, 0.048, tail, body=True) for point in path[1:]]
     iris = rng.choice(((0.55, 0.85, 0.25), (0.95, 0.8, 0.2), (0.35, 0.7, 0.95), (0.95, 0.6, 0.15)))
     eye = (head * 0.44, hy + head * 0.12, hz + head * 0.8)
@@ -177,7 +179,8 @@ def duck(rng: random.Random) -> Subject:
         limb((0, by + plump * 0.2, -plump * stretch * 0.6), (0, by + plump * 0.85, -plump * stretch * 1.2),
              plump * 0.5, 0.02, coat, flat=0.7, body=True),
         ball((0, hy - head * 0.12, hz + head + bill * 0.3), (head * 0.5, head * 0.14, bill), beak, (-0.12, 0, 0)),
-        ball((0, hy - head * 0.3, hz + head * 0.9 + bill * 0.2), (head * 0.4, head * 0.1, bill * 0.8), plain(darker(beak.colour, 0.25)), (0.1, 0, 0)),
+        ball((0, hy - head * 0.3, hz + head * 0.9 + bill * 0.2), (head * 0.4, head * 0.1, bill * 0.8),
+             plain(darker(beak.colour, 0.25)), (0.1, 0, 0)),
     ]  # fmt: skip
     pairs = [
         ball(

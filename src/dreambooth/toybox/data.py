@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,25 +55,21 @@ class Corpus:
         return torch.where(mirrored, pixels.flip(-1), pixels)
 
 
-def _render(first: int, size: int, device: str, compiled: bool, batch: int) -> tuple[dict[str, Tensor], list[list[str]]]:
+def _render(first: int, size: int, device: str, compiled: bool) -> tuple[dict[str, Tensor], list[list[str]]]:
     scenes = [captions.sample_scene(seed) for seed in range(first, first + SHARD)]
-    images: list[Tensor] = []
-    masks: list[Tensor] = []
-    for start in range(0, SHARD, batch):
-        pictures = world.draw(scenes[start : start + batch], size=size, device=device, compiled=compiled)
-        images.append((pictures.images.clamp(0, 1) * 255).round().to(torch.uint8).cpu())
-        shares = F.avg_pool2d(pictures.masks.float(), 8)
-        masks.append((shares * 255).round().to(torch.uint8).cpu())
+    pictures = world.draw(scenes, size=size, device=device, compiled=compiled)
+    shares = F.avg_pool2d(pictures.masks, 8)
+    images, masks = ((part * 255).round().to(torch.uint8).cpu() for part in (pictures.images, shares))
     texts = [
         [captions.caption(scene, seed=8 * seed + variant) for variant in range(VARIANTS)]
         + [captions.caption(scene, identifier=PLACEHOLDER, seed=8 * seed + VARIANTS)]
         for seed, scene in enumerate(scenes, first)
     ]
-    return {"images": torch.cat(images), "masks": torch.cat(masks)}, texts
+    return {"images": images, "masks": masks}, texts
 
 
 def extend(
-    folder: Path, images: int, *, size: int = 128, device: str = "cpu", compiled: bool = True, batch: int = 32,
+    folder: Path, images: int, *, size: int = 128, device: str = "cpu", compiled: bool = True,
     log: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
     """Render what is missing until `folder` holds `images` pictures (rounded up to whole shards). Shard k shows the
@@ -83,7 +80,7 @@ def extend(
         path = folder / f"{index:05d}.safetensors"
         if path.exists():
             continue
-        tensors, texts = _render(index * SHARD, size, device, compiled, batch)
+        tensors, texts = _render(index * SHARD, size, device, compiled)
         draft = path.with_suffix(".tmp")
         save_file(tensors, draft, metadata={"captions": json.dumps(texts)})
         os.replace(draft, path)
@@ -107,8 +104,7 @@ def load(folder: Path, images: int | None = None) -> Corpus:
 
 def generator(seed: int, stage: str, step: int) -> torch.Generator:
     """The random numbers of one step: a function of the seed, the stage and the step alone."""
-    mixed = (seed * 1_000_003 + sum(ord(letter) * 257**place for place, letter in enumerate(stage[:4]))) * 1_000_033
-    return torch.Generator().manual_seed((mixed + step) % 2**63)
+    return torch.Generator().manual_seed(random.Random(f"{seed}/{stage}/{step}").getrandbits(63))
 
 
 def pick_captions(options: Sequence[list[str]], rare: Sequence[str], draws: Tensor) -> list[str]:

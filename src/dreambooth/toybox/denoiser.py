@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -59,6 +60,7 @@ def new(
     """An untrained denoiser for pictures of `size` pixels. Attention stands at a 16th of the size and below: at an
     eighth it would halve the images a second."""
     lower = len(channels) - 1
+    heads: Any = tuple(max(1, count // head) for count in channels)
     unet = UNet2DConditionModel(
         sample_size=size // 8,
         in_channels=8,
@@ -68,9 +70,9 @@ def new(
         up_block_types=(*["CrossAttnUpBlock2D"] * lower, "UpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=width,
-        attention_head_dim=tuple(max(1, count // head) for count in channels),
+        attention_head_dim=heads,
     )
-    end = tokenizer.eos_token_id
+    start, end = len(tokenizer) - 2, len(tokenizer) - 1
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -79,7 +81,7 @@ def new(
         num_hidden_layers=layers,
         num_attention_heads=max(1, width // 48),
         max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
+        bos_token_id=start,
         eos_token_id=end,
         pad_token_id=end,
     )
@@ -103,7 +105,11 @@ def scheduler() -> DDIMScheduler:
 def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """Token ids [B, L], padded to the tokenizer's length as Stable Diffusion pads them."""
     return tokenizer(
-        texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+        texts,
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
     ).input_ids
 
 
@@ -125,9 +131,7 @@ def encode_corpus(corpus: Corpus, vae: AutoencoderKL, path: Path, log: Log = pri
     return Latents(values, corpus.masks, corpus.captions)
 
 
-def batch(
-    latents: Latents, rare: list[str], draw: torch.Generator, count: int
-) -> tuple[Tensor, Tensor, list[str]]:
+def batch(latents: Latents, rare: list[str], draw: torch.Generator, count: int) -> tuple[Tensor, Tensor, list[str]]:
     """Clean latents [B, C, h, w], masks [B, 1, h, w] in 0..1 and captions; mirrored where no caption says a side."""
     rows = torch.randint(latents.values.shape[1], (count,), generator=draw)
     chosen = pick_captions([latents.captions[row] for row in rows.tolist()], rare, torch.rand(count, 3, generator=draw))
@@ -167,7 +171,7 @@ def train(
         draw = generator(seed, "denoiser", step)
         clean, masks, texts = batch(latents, rare, draw, rates.batch)
         noise = torch.randn(clean.shape, generator=draw)
-        timesteps = torch.randint(1000, (len(clean),), generator=draw)
+        timesteps = cast("torch.IntTensor", torch.randint(1000, (len(clean),), generator=draw))
         noisy = noise_schedule.add_noise(clean, noise, timesteps)
         target = noise_schedule.get_velocity(clean, noise, timesteps)
         snr = alphas[timesteps] / (1 - alphas[timesteps])
@@ -203,7 +207,7 @@ def sample(pipe: StableDiffusionPipeline, prompts: list[str], *, steps: int = 25
     pipe.set_progress_bar_config(disable=True)
     draws = [torch.Generator().manual_seed(seed * 1000 + index) for index in range(len(prompts))]
     with torch.inference_mode(), torch.autocast(pipe.device.type, torch.bfloat16):
-        output = pipe(
+        output: Any = pipe(
             prompts, num_inference_steps=steps, guidance_scale=guidance, generator=draws, output_type="pt"
         )
     return output.images.float() * 2 - 1

@@ -47,6 +47,10 @@ class Optimisation:
     average: float = 0.999
     """Decay of the moving average of the weights, a step."""
 
+    def at(self, step: int, progress: float) -> float:
+        """The learning rate of a step."""
+        return self.rate * min(1.0, (step + 1) / self.warmup) * (0.51 + 0.49 * math.cos(math.pi * progress))
+
 
 @dataclass(frozen=True)
 class Fitted(Generic[Module]):
@@ -83,7 +87,7 @@ def fit(
     module.train()
     while (progress := budget.progress(step, clock.seconds())) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = rates.rate * min(1.0, (step + 1) / rates.warmup) * (0.51 + 0.49 * math.cos(math.pi * progress))
+            group["lr"] = rates.at(step, progress)
         error = loss(step, progress)
         error.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
@@ -116,12 +120,17 @@ def _groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def _follow(average: nn.Module, module: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
+    for slow, fast in zip(average.parameters(), module.parameters(), strict=True):
+        slow.lerp_(fast, 1 - decay)
 
 
 def _save(path: Path, module: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int,
           seconds: float, loss: float) -> None:  # fmt: skip
-    state = {"module": module.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {
+        "module": module.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
     draft = path.with_suffix(".tmp")
     torch.save({**state, "step": step, "seconds": seconds, "loss": loss}, draft)
     os.replace(draft, path)

@@ -18,6 +18,11 @@ from dreambooth.toybox import autoencoder, captions, data, denoiser, tokenizer, 
 from dreambooth.toybox.denoiser import Denoiser
 from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation
 
+AUTOENCODER_BUDGET = Budget(steps=6_000)
+AUTOENCODER_RATES = Optimisation(rate=1.2e-3, batch=16, warmup=100, average=0.998)
+DENOISER_BUDGET = Budget(steps=6_000)
+DENOISER_RATES = Optimisation(rate=5e-4, batch=32, warmup=200, average=0.999)
+
 
 @dataclass(frozen=True)
 class PretrainConfig:
@@ -27,10 +32,10 @@ class PretrainConfig:
     images: int = 32_768
     size: int = 128
     seed: int = 0
-    autoencoder: Budget = Budget(steps=6_000)
-    denoiser: Budget = Budget(steps=6_000)
-    autoencoder_rates: Optimisation = Optimisation(rate=1.2e-3, batch=16, warmup=100, average=0.998)
-    denoiser_rates: Optimisation = Optimisation(rate=6e-4, batch=64, warmup=200, average=0.999)
+    autoencoder: Budget = AUTOENCODER_BUDGET
+    denoiser: Budget = DENOISER_BUDGET
+    autoencoder_rates: Optimisation = AUTOENCODER_RATES
+    denoiser_rates: Optimisation = DENOISER_RATES
     autoencoder_channels: tuple[int, ...] = (16, 32, 64, 128)
     denoiser_channels: tuple[int, ...] = (96, 192)
     text_width: int = 192
@@ -63,9 +68,7 @@ def pretrain(
     config = config or PretrainConfig()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    data.extend(
-        work / "corpus", config.images, size=config.size, device=device, compiled=config.compiled, log=log
-    )
+    data.extend(work / "corpus", config.images, size=config.size, device=device, compiled=config.compiled, log=log)
     corpus = data.load(work / "corpus", config.images)
     words = tokenizer.build(text for texts in corpus.captions for text in texts[:-1])
     vae = autoencoder.train(
@@ -75,7 +78,11 @@ def pretrain(
     latents = denoiser.encode_corpus(corpus, vae.module, work / "latents.safetensors", log)
     torch.manual_seed(config.seed)
     fresh = denoiser.new(
-        words, size=config.size, channels=config.denoiser_channels, width=config.text_width, layers=config.text_layers
+        words,
+        size=config.size,
+        channels=config.denoiser_channels,
+        width=config.text_width,
+        layers=config.text_layers,
     )
     trained = denoiser.train(
         latents, words, vae.module, work, config.denoiser, config.denoiser_rates, model=fresh, device=device,
@@ -93,9 +100,8 @@ def save(out: Path, vae: AutoencoderKL, model: Denoiser, words: CLIPTokenizer) -
     """Write the pipeline in float16, whole or not at all."""
     draft = out.with_name(out.name + ".tmp")
     shutil.rmtree(draft, ignore_errors=True)
-    halves = [copy.deepcopy(part).to("cpu", torch.float16) for part in (vae, model)]
-    pipe = denoiser.pipeline(halves[0], halves[1], words)  # pyright: ignore[reportArgumentType]
-    pipe.save_pretrained(draft)
+    pipe = denoiser.pipeline(copy.deepcopy(vae), copy.deepcopy(model), words)
+    pipe.to("cpu", torch.float16).save_pretrained(draft)
     tokenizer.save(words, draft / "tokenizer")
     shutil.rmtree(out, ignore_errors=True)
     draft.replace(out)
@@ -130,7 +136,7 @@ DreamBooth, not for pictures of the real world. No photo and no foreign weights 
 
 | | |
 |---|---|
-| data | {images} pictures of {size} px, rendered and captioned by `dreambooth.toybox`, mirrored where no caption says a side |
+| data | {images} pictures of {size} px, rendered and captioned by `dreambooth.toybox` |
 | autoencoder | {vae_size:.2f} M parameters, 8 channels at an eighth of the size, standardised (scaling factor 1) |
 | its training | {vae_steps} steps of {vae_batch}, {vae_minutes:.0f} min, final loss {vae_loss:.3f} |
 | its reconstruction | {psnr:.1f} dB PSNR on 64 individuals that training never showed |

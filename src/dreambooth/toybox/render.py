@@ -213,7 +213,7 @@ def _surface(
 
 
 def _cells(scaled: Tensor, jitter: Tensor) -> tuple[Tensor, Tensor]:
-    """From each of `scaled` [3, R] the way from the blob in its unit cell, [3, R], and its length in blob sizes, [R]."""
+    """From each of `scaled` [3, R] the way from the blob in its unit cell, [3, R], and its size [R], in blobs."""
     cell = torch.floor(scaled)
     x, y, z = cell.to(torch.int32) % 16
     chance = jitter[(x * 256 + y * 16 + z).long()].T
@@ -246,10 +246,11 @@ def _lit(normal: Tensor, looks: Tensor, direction: Tensor, shade: Tensor, light:
     sky = 0.75 + 0.35 * normal[1]
     body = colour * (ambient * sky + sun_colour * sunny) * (0.72 + 0.28 * facing.clamp(0, 1).sqrt())
     highlight = (mirror * sun).sum(0).clamp_min(0) ** (12 + 40 * gloss) * (0.25 + 0.75 * shade)
-    above = ((mirror[1] - 0.12) * 8).clamp(0, 1)
-    around = (0.1 + (0.5 + 0.8 * mirror[1]) * above) * (ambient + 0.8 * sun_colour)
+    above = ((mirror[1] - 0.05) * 8).clamp(0, 1)
+    around = (0.3 + (0.4 + 0.7 * mirror[1]) * above) * (ambient + 0.8 * sun_colour)
     fresnel = ((gloss - 0.3) * 1.4).clamp_min(0) * (0.5 + 0.5 * (1 - facing).clamp(0, 1) ** 2)
-    window = (mirror[1] > 0.3) & (mirror[1] < 0.8) & ((mirror[0] + 0.3).abs() < 0.3) & ((mirror[0] + 0.3).abs() > 0.04)
+    pane = (mirror[0] + 0.3).abs()  # a window with two panes
+    window = (mirror[1] > 0.3) & (mirror[1] < 0.8) & (pane < 0.3) & (pane > 0.04)
     around = around + 1.2 * window * (ambient + 0.5 * sun_colour)
     shiny = body * (1 - 0.8 * fresnel) + around * fresnel + 1.4 * gloss * highlight * sun_colour
     final = shiny + (colour - shiny) * glow

@@ -228,7 +228,8 @@ def car(rng: random.Random) -> Subject:
         parts.append(block((0, deck + 0.07, -long * 0.55), (wide, 0.08, long * 0.42), plain(paint.second)))
     parts.append(block((0, floor + 0.04, 0), (wide * 0.95, 0.035, long * 1.05), plain(METAL, 0.5)))
     sides = [ball((wide * 0.68, (floor + deck) / 2 + 0.03, long), (0.05, 0.05, 0.03), Paint((1, 0.95, 0.6), glow=0.5)),
-             ball((wide * 0.7, (floor + deck) / 2 + 0.02, -long), (0.04, 0.04, 0.025), Paint((0.9, 0.1, 0.1), glow=0.4))]  # fmt: skip
+             ball((wide * 0.7, (floor + deck) / 2 + 0.02, -long), (0.04, 0.04, 0.025),
+                  Paint((0.9, 0.1, 0.1), glow=0.4))]  # fmt: skip
     for z in (long * 0.6, -long * 0.6):
         sides += [
             limb((wide * 0.75, wheel, z), (wide + 0.06, wheel, z), wheel, wheel, tyre),
@@ -309,7 +310,8 @@ def house(rng: random.Random) -> Subject:
     else:
         for i in range(2):
             half = 1.0 - 0.5 * i
-            parts.append(limb((0, top + i * roof * 0.5, 0), (0, top + (i + 1) * roof * 0.5, 0), (wide + eave) * 1.25 * half,
+            parts.append(limb((0, top + i * roof * 0.5, 0), (0, top + (i + 1) * roof * 0.5, 0),
+                              (wide + eave) * 1.25 * half,
                               (wide + eave) * 1.25 * (half - 0.5), tiles, flat=deep / wide))  # fmt: skip
     shift = rng.choice((-0.45, 0.0, 0.45)) * wide
     parts += [

@@ -5,6 +5,7 @@ merges before those make two- and three-letter words that no caption holds ("zqk
 vocabulary lies at the high ids, where a DreamBooth identifier is looked for.
 """
 
+import itertools
 import json
 import random
 import re
@@ -55,7 +56,7 @@ def learn_merges(counts: Counter[str], limit: int) -> list[Merge]:
     while len(merges) < limit:
         pairs: Counter[Merge] = Counter()
         for symbols, count in spelled.items():
-            for pair in zip(symbols, symbols[1:], strict=False):
+            for pair in itertools.pairwise(symbols):
                 pairs[pair] += count
         if not pairs:
             break
@@ -93,7 +94,7 @@ def build(captions: Iterable[str], *, learned: int = 2048, rare: int = 512, max_
     tokens += dict.fromkeys(first + second for first, second in merges)
     tokens += [START, END]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_length)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_length)  # pyright: ignore[reportArgumentType]
 
 
 def rare_words(tokenizer: CLIPTokenizer, count: int = 512) -> list[str]:

@@ -1,8 +1,9 @@
 """From a scene in words and seeds to its picture."""
 
+import contextlib
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,7 +35,7 @@ VIEWS: dict[str, CameraView] = {
     "seen from the right": CameraView((78, 102), (4, 16)),
     "seen from behind": CameraView((150, 210), (6, 20)),
     "seen from the top": CameraView((-30, 30), (58, 76)),
-    "seen from below": CameraView((-35, 35), (-40, -30), lens=0.8),
+    "seen from below": CameraView((-35, 35), (-30, -20), lens=0.75),
     "in a close-up": CameraView((-35, 35), (5, 20), fill=(1.05, 1.3)),
     "from far away": CameraView((-40, 40), (6, 16), fill=(0.3, 0.4)),
 }
@@ -68,13 +69,24 @@ def draw(
 ) -> Pictures:
     """Pictures of `scenes_`. With `compiled`, the first call takes half a minute, later ones far less.
 
-    One picture is worked on at a time; to use several cores, run one single-threaded process on each.
+    One picture is worked on at a time; to use several cores, run one process on each.
     """
     kernel = render.kernels(compiled)
-    with torch.no_grad():
+    with torch.no_grad(), _one_thread():
         pairs = [_draw(scene, size, torch.device(device), kernel) for scene in scenes_]
     images, masks = zip(*pairs, strict=True)
     return Pictures(torch.stack(images), torch.stack(masks))
+
+
+@contextlib.contextmanager
+def _one_thread() -> Generator[None]:
+    """Torch on a single thread: a picture's tensors are too small to share, and waiting costs more than work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def photos(class_noun: str, seed: int, count: int = 5, size: int = 128) -> Pictures:
@@ -124,14 +136,15 @@ def frame(subject: Subject, view: str | None, rng: random.Random) -> Camera:
     middle = (points.amin(0) + points.amax(0)) / 2
     distance = 1 / (chosen.lens * fill)
     camera = _camera(middle, azimuth, elevation, distance, chosen.lens)
-    for step in range(3):  # perspective makes this a fixed-point iteration; the last step shifts off-centre
+    for step in range(4):  # perspective makes this a fixed-point iteration; the last step shifts off-centre
         seen = camera.project(points)
         low, high = seen.amin(0), seen.amax(0)
-        distance = max(distance * float((high - low).max()) / (2 * fill), 0.58 / chosen.lens)
+        distance = max(distance * float((high - low).max()) / (2 * fill), 0.5 / chosen.lens)
         aim = (low + high) / 2
-        if step == 2:
+        if step == 3:
             aim = aim + (1 - (high - low) / 2).clamp_min(0) * torch.tensor(shift)
-        middle = middle + distance * chosen.lens * (camera.right * aim[0] - camera.up * aim[1])
+        reach = float((middle - camera.eye) @ camera.forward) * chosen.lens
+        middle = middle + reach * (camera.right * aim[0] - camera.up * aim[1])
         camera = _camera(middle, azimuth, elevation, distance, chosen.lens)
     return camera
 

@@ -1,0 +1,87 @@
+"""Imports follow the arrows of the design: nothing on the road knows what comes after it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import dreambooth
+
+SOURCE = Path(dreambooth.__file__).parent
+
+# From the ground up; a module may import from its own layer or a lower one.
+LAYERS = [
+    {"errors"},
+    {"config", "seeding", "ui", "sheets", "models"},
+    {"photo", "process", "loss"},
+    {"subject"},
+    {"prompts", "identifier"},
+    {"backbones"},
+    {"methods"},
+    {"prior", "checkpoint"},
+    {"examples"},
+    {"plan", "train_state"},
+    {"trainer"},
+    {"drawing"},
+    {"evaluation", "run"},
+    {"workflow"},
+    {"cli"},
+    {"__main__"},
+]
+BESIDE_THE_ROAD = "toybox"
+
+
+def part(module: str) -> str:
+    return module.split(".")[1] if "." in module else "dreambooth"
+
+
+def imports(file: Path) -> set[str]:
+    """Parts of the package that a file imports, at the top or inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {part(alias.name) for alias in node.names if alias.name.split(".")[0] == "dreambooth"}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "dreambooth":
+            if node.module == "dreambooth":
+                found |= {alias.name for alias in node.names}
+            else:
+                found.add(part(node.module))
+    return found
+
+
+def test_no_backward_arrow():
+    level = {name: number for number, names in enumerate(LAYERS) for name in names}
+    for file in SOURCE.rglob("*.py"):
+        own = file.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if own in (BESIDE_THE_ROAD, "__init__"):
+            continue
+        assert own in level, f"{own} has no place in LAYERS"
+        for other in imports(file):
+            if other in level:
+                assert level[other] <= level[own], f"{file.name} imports {other}, which comes after it"
+
+
+def test_the_road_never_imports_the_toybox():
+    for file in SOURCE.rglob("*.py"):
+        own = file.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if own not in (BESIDE_THE_ROAD, "cli"):
+            assert BESIDE_THE_ROAD not in imports(file), file.name
+
+
+def test_import_is_silent_fast_and_light():
+    code = """
+import sys, time
+start = time.perf_counter()
+import dreambooth
+seconds = time.perf_counter() - start
+heavy = {"torch", "diffusers", "transformers", "PIL", "numpy", "pydantic"} & set(sys.modules)
+assert not heavy, heavy
+print(seconds)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 1 and float(done.stdout) < 0.3
+
+
+def test_public_names_exist():
+    assert all(callable(getattr(dreambooth, name)) for name in dreambooth.__all__)
