@@ -47,7 +47,11 @@ def finished(tiny_model: Path, photos: Path, tmp_path_factory: pytest.TempPathFa
 
 def process(*arguments: object, cache: Path, before: str = "") -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, after the Python code `before`."""
-    code = f"{before}\nimport sys\nfrom dreambooth.__main__ import main\nsys.argv[1:] = {[str(a) for a in arguments]!r}\nmain()"
+    code = f"""{before}
+import sys
+from dreambooth.__main__ import main
+sys.argv[1:] = {[str(argument) for argument in arguments]!r}
+main()"""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(cache))
 
 
@@ -71,7 +75,10 @@ class TestTheRoad:
         assert "max_train_steps = 6" in (finished / "config.toml").read_text()
         assert len((finished / "log.jsonl").read_text().splitlines()) == 6
         assert {"prior samples", "train", "pictures"} <= set(json.loads((finished / "times.json").read_text()))
-        assert [path.name for path in sorted((finished / "previews").glob("*.png"))] == ["step-000003.png", "step-000006.png"]
+        assert [path.name for path in sorted((finished / "previews").glob("*.png"))] == [
+            "step-000003.png",
+            "step-000006.png",
+        ]
         assert (finished / "prior.png").is_file() and (finished / "report.html").stat().st_size > 10_000
         assert (finished / "samples/properties/sheet.png").is_file()
         for which in ("base", "tuned"):
@@ -103,7 +110,7 @@ class TestTheRoad:
 
     def test_generate_from_file_and_application(self, finished: Path, tmp_path: Path, monkeypatch, capsys):
         (tmp_path / "prompts.txt").write_text("# mine\na {subject}\n\na red {subject}\n")
-        code, out, _ = dreambooth(
+        code, _, _ = dreambooth(
             monkeypatch, capsys, "generate", finished, "--prompts-file", tmp_path / "prompts.txt", "--application",
             "expressions", "-n", 1, "--num-inference-steps", 1, "--out", tmp_path / "pictures", "--quiet",
         )  # fmt: skip
@@ -172,7 +179,10 @@ WRONG = [
     (["train", "--resume", "{empty}"], "no run folder"),
     (["train", "--resume", "{run}", "--seed", "3"], "give no others"),
     (["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--out", "{run}"], "already holds a run"),
-    (["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--out", "{photos}/0.png/run"], "cannot be written"),
+    (
+        ["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--out", "{photos}/0.png/run"],
+        "cannot be written",
+    ),
     (["generate", "{empty}", "a {subject}"], "no run folder"),
     (["generate", "{run}"], "Nothing to draw"),
     (["generate", "{run}", "a {subjet}"], "{subjet}"),
@@ -210,7 +220,17 @@ def test_full_disk_is_told_before_the_start(tiny_model: Path, photos: Path, tmp_
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 10, 10))
     code, _, err = dreambooth(
-        monkeypatch, capsys, "train", photos, "--class-noun", "dog", "--model", tiny_model, "--out", tmp_path / "run", *FAST
+        monkeypatch,
+        capsys,
+        "train",
+        photos,
+        "--class-noun",
+        "dog",
+        "--model",
+        tiny_model,
+        "--out",
+        tmp_path / "run",
+        *FAST,
     )
     assert code == 1 and "GB free" in err and not list((tmp_path / "run" / "checkpoints").iterdir())
 
@@ -225,7 +245,19 @@ class TestKill:
     """A run killed at any moment ends, resumed, with bit-identical weights."""
 
     def command(self, tiny_model: Path, photos: Path, run: Path) -> list[object]:
-        return ["train", photos, "--class-noun", "dog", "--model", tiny_model, "--out", run, *FAST, "--checkpointing-steps", 2]
+        return [
+            "train",
+            photos,
+            "--class-noun",
+            "dog",
+            "--model",
+            tiny_model,
+            "--out",
+            run,
+            *FAST,
+            "--checkpointing-steps",
+            2,
+        ]
 
     def resumed_equals(self, finished: Path, run: Path) -> None:
         done = process("train", "--resume", run, cache=run.parent / "cache")

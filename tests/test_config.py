@@ -13,7 +13,9 @@ SOURCE = Path(dreambooth.__file__).parent
 
 
 def test_toml_there_and_back(tmp_path: Path):
-    config = make_config({"photos": ['a "quoted" folder', "back\\slash", "größe"], "class_noun": "dog", "snr_gamma": 5.0})
+    config = make_config(
+        {"photos": ['a "quoted" folder', "back\\slash", "größe"], "class_noun": "dog", "snr_gamma": 5.0}
+    )
     (tmp_path / "c.toml").write_text(to_toml(config), encoding="utf-8")
     assert read_config(tmp_path / "c.toml", {}) == config
 

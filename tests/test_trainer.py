@@ -1,12 +1,8 @@
 """The loop: what a step is, that it can be cut anywhere, and that bad luck is told."""
 
-import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -53,7 +49,12 @@ class TestStep:
     def test_accumulation_equals_the_big_batch(self, tiny_model: Path, tmp_path: Path):
         big, big_log = train(tiny_model, tmp_path / "big", text=True, train_batch_size=4, max_train_steps=1)
         small, small_log = train(
-            tiny_model, tmp_path / "small", text=True, train_batch_size=1, gradient_accumulation_steps=4, max_train_steps=1
+            tiny_model,
+            tmp_path / "small",
+            text=True,
+            train_batch_size=1,
+            gradient_accumulation_steps=4,
+            max_train_steps=1,
         )
         assert big_log[0].loss == pytest.approx(small_log[0].loss, rel=1e-5)
         assert big_log[0].grad_norm == pytest.approx(small_log[0].grad_norm, rel=1e-4)
@@ -95,7 +96,9 @@ class TestStep:
         encoded = backbone.encode_prompts(data.prompts)
         batch = next(data.batches(0, 0, 1, 1))
         hidden = data.conditioning(encoded, batch).tensors["hidden"]
-        assert torch.equal(hidden[0], encoded.tensors["hidden"][0]) and torch.equal(hidden[1], encoded.tensors["hidden"][1])
+        assert torch.equal(hidden[0], encoded.tensors["hidden"][0]) and torch.equal(
+            hidden[1], encoded.tensors["hidden"][1]
+        )
 
     def test_gradient_checkpointing_gives_the_same_gradient(self, tiny_model: Path):
         gradients = []
@@ -177,8 +180,12 @@ class TestResume:
         run = RunFolder.create(folder, make_config({}))
         with pytest.raises(Cut):
             finetune(
-                backbones.load(str(tiny_model)), FullFineTuning(True), examples(),
-                settings(max_train_steps=6, checkpointing_steps=2, **extra), run, cut,
+                backbones.load(str(tiny_model)),
+                FullFineTuning(True),
+                examples(),
+                settings(max_train_steps=6, checkpointing_steps=2, **extra),
+                run,
+                cut,
             )
         assert [checkpoint.step for checkpoint in run.checkpoints()] == [4]
         resumed, reports = train(tiny_model, folder, text=True, max_train_steps=6, checkpointing_steps=2, **extra)

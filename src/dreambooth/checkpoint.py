@@ -10,6 +10,7 @@ times.json      seconds of each phase
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -178,6 +179,12 @@ class RunFolder:
         """Puts a finished pipeline folder in its place at once."""
         shutil.rmtree(self.model, ignore_errors=True)
         os.rename(folder, self.model)
+
+
+def free_folder(path: Path) -> Path:
+    """`path`, or with the first number behind it that makes it free: runs/dog, runs/dog-2, ..."""
+    candidates = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
+    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import shutil
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 
 from dreambooth import backbones, drawing, identifier, prompts
 from dreambooth.backbones.protocol import Backbone, Sampling, Source
-from dreambooth.checkpoint import RunFolder, require_free_space, write_whole
+from dreambooth.checkpoint import RunFolder, free_folder, require_free_space, write_whole
 from dreambooth.config import TrainConfig, to_toml
 from dreambooth.errors import ConfigError
 from dreambooth.evaluation.report import write_report
@@ -375,12 +374,7 @@ def _new_folder(config: TrainConfig) -> Path:
     """The folder that was asked for, or the first free one named after the class noun."""
     if config.out:
         return Path(config.out)
-    name = clean_class_noun(config.class_noun).replace(" ", "-")
-    for number in itertools.count(1):
-        path = Path("runs") / (name if number == 1 else f"{name}-{number}")
-        if not path.exists():
-            return path
-    raise AssertionError
+    return free_folder(Path("runs") / clean_class_noun(config.class_noun).replace(" ", "-"))
 
 
 @contextmanager

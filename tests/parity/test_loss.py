@@ -100,13 +100,19 @@ def test_zero_terminal_snr_keeps_weights_finite():
 def test_process_agrees_with_diffusers(prediction):
     from diffusers import DDPMScheduler
 
-    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type=prediction)
+    scheduler = DDPMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type=prediction
+    )
     process = from_scheduler(scheduler)
     clean, noise, _ = (part.float() for part in rows())
     time = torch.tensor([0, 500, 999])
-    torch.testing.assert_close(process.corrupt(clean, noise, time), scheduler.add_noise(clean, noise, time), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        process.corrupt(clean, noise, time), scheduler.add_noise(clean, noise, time), rtol=1e-5, atol=1e-6
+    )
     if prediction == "v_prediction":
-        torch.testing.assert_close(process.target(clean, noise, time), scheduler.get_velocity(clean, noise, time), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            process.target(clean, noise, time), scheduler.get_velocity(clean, noise, time), rtol=1e-5, atol=1e-6
+        )
     else:
         assert process.target(clean, noise, time) is noise
 
@@ -120,7 +126,9 @@ def test_flow_agrees_with_diffusers():
     clean, noise, _ = (part.float() for part in rows())
     timesteps = scheduler.timesteps[[10, 400, 900]]
     sigma = timesteps / 1000
-    torch.testing.assert_close(process.corrupt(clean, noise, sigma), scheduler.scale_noise(clean, timesteps, noise), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        process.corrupt(clean, noise, sigma), scheduler.scale_noise(clean, timesteps, noise), rtol=1e-4, atol=1e-5
+    )
     torch.testing.assert_close(process.model_time(sigma), timesteps)
 
 

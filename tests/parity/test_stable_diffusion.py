@@ -104,11 +104,15 @@ class TestLoading:
             (lambda folder: _write(folder / "broken.safetensors", b"x"), "cannot be read"),
             (lambda folder: _write(folder / "model_index.json", b"{").rpartition("/")[0], "cannot be read"),
             (
-                lambda folder: _write(folder / "model_index.json", b'{"_class_name": "FluxPipeline"}').rpartition("/")[0],
+                lambda folder: _write(folder / "model_index.json", b'{"_class_name": "FluxPipeline"}').rpartition("/")[
+                    0
+                ],
                 "not supported yet",
             ),
             (
-                lambda folder: _write(folder / "model_index.json", b'{"_class_name": "StableDiffusionPipeline"}').rpartition("/")[0],
+                lambda folder: _write(
+                    folder / "model_index.json", b'{"_class_name": "StableDiffusionPipeline"}'
+                ).rpartition("/")[0],
                 "cannot be read",
             ),
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,16 +20,26 @@ def photos(
     size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels a side.")] = 256,
 ) -> None:
     """Casual photos of one individual that nobody has seen before."""
+    save_photos(out, class_noun, seed, count, size)
+    typer.echo(f"{count} photos of {class_noun} {seed} in {out}")
+
+
+def save_photos(out: Path, class_noun: str, individual: int, count: int = 5, size: int = 256) -> None:
+    """Renders the photos. The individual is none that the embedded models were trained on.
+
+    Raises ConfigError for a class that toybox does not have.
+    """
     from dreambooth.errors import ConfigError
-    from dreambooth.toybox import subjects, world
+    from dreambooth.toybox import captions, subjects, world
     from dreambooth.toybox.pictures import to_pil
 
     if class_noun not in subjects.CLASSES:
         raise ConfigError(f"Toybox has no {class_noun!r}; it has {', '.join(sorted(subjects.CLASSES))}.")
+    held_out = captions.HELD_OUT_INDIVIDUALS
+    pictures = world.photos(class_noun, held_out[individual % len(held_out)], count, size)
     out.mkdir(parents=True, exist_ok=True)
-    for index, image in enumerate(to_pil(world.photos(class_noun, seed, count, size).images)):
+    for index, image in enumerate(to_pil(pictures.images)):
         image.save(out / f"{index:02d}.png")
-    typer.echo(f"{count} photos of {class_noun} {seed} in {out}")
 
 
 @app.command()
@@ -48,14 +59,26 @@ def sheet(
 @app.command()
 def pretrain(
     out: Annotated[Path, typer.Option(help="Folder of the finished pipeline.")] = Path("toybox-sd"),
-    state: Annotated[Path, typer.Option(help="Folder of data, checkpoints and sheets.")] = Path(".toybox"),
-    images: Annotated[int, typer.Option(min=64, help="Pictures rendered for training.")] = 16000,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Time for the whole training after rendering.")] = 100,
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    work: Annotated[Path, typer.Option(help="Folder of data, checkpoints and sheets.")] = Path(".toybox"),
+    images: Annotated[int | None, typer.Option(min=64, help="Pictures rendered for training.")] = None,
+    autoencoder_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of the autoencoder.")] = None,
+    denoiser_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of the denoiser.")] = None,
+    autoencoder_minutes: Annotated[float | None, typer.Option(help="Stop the autoencoder after this time.")] = None,
+    denoiser_minutes: Annotated[float | None, typer.Option(help="Stop the denoiser after this time.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on where the work folder stands, or train anew.")] = True,
 ) -> None:
     """Train autoencoder, text encoder and denoiser of the embedded model from nothing; goes on where it stopped."""
     from dreambooth.toybox import pretrain as training
 
-    training.pretrain(out, state=state, images=images, minutes=minutes, device=device, seed=seed)
+    plain = training.PretrainConfig()
+    config = replace(
+        plain,
+        images=images or plain.images,
+        seed=seed,
+        autoencoder=training.Budget(autoencoder_steps or plain.autoencoder.steps, autoencoder_minutes),
+        denoiser=training.Budget(denoiser_steps or plain.denoiser.steps, denoiser_minutes),
+    )
+    training.pretrain(out, config, work=work, device=device, resume=resume, log=typer.echo)
     typer.echo(f"The model is in {out}")

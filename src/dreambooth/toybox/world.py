@@ -139,7 +139,8 @@ def frame(subject: Subject, view: str | None, rng: random.Random) -> Camera:
     for step in range(4):  # perspective makes this a fixed-point iteration; the last step shifts off-centre
         seen = camera.project(points)
         low, high = seen.amin(0), seen.amax(0)
-        distance = max(distance * float((high - low).max()) / (2 * fill), 0.5 / chosen.lens)
+        distance = max(distance * float((high - low).max()) / (2 * fill), 1.0)
+        distance = min(distance, 0.8 / (chosen.lens * fill) + 0.5)
         aim = (low + high) / 2
         if step == 3:
             aim = aim + (1 - (high - low) / 2).clamp_min(0) * torch.tensor(shift)

@@ -1,0 +1,35 @@
+"""accelerate carries a run of several processes; it learns what one process with the whole batch learns."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.test_cli import FAST, environment, weights
+
+
+def test_two_processes_equal_one_with_the_whole_batch(tiny_model: Path, photos: Path, tmp_path: Path):
+    flags = ["--class-noun", "dog", "--model", str(tiny_model), *FAST]
+    one = [sys.executable, "-m", "dreambooth", "train", str(photos), *flags]
+    two = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "-m", "dreambooth", "train", str(photos), *flags),
+    ]
+    for name, command, extra in (("one", one, ["--train-batch-size", "2"]), ("two", two, [])):
+        done = subprocess.run(
+            [*command, "--out", str(tmp_path / name), "--device", "cpu", *extra],
+            capture_output=True, text=True, env=environment(tmp_path / f"cache-{name}"),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    for whole, shared in zip(*logs, strict=True):
+        assert abs(whole["loss"] - shared["loss"]) < 1e-3 * whole["loss"]
+    alone, together = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for key, value in alone.items():
+        torch.testing.assert_close(together[key], value, rtol=1e-2, atol=1e-4, msg=key)
+    assert (tmp_path / "two" / "report.html").is_file()
