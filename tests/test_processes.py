@@ -13,10 +13,8 @@ from tests.test_cli import FAST, environment, weights
 def test_two_processes_equal_one_with_the_whole_batch(tiny_model: Path, photos: Path, tmp_path: Path):
     flags = ["--class-noun", "dog", "--model", str(tiny_model), *FAST]
     one = [sys.executable, "-m", "dreambooth", "train", str(photos), *flags]
-    two = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", "-m", "dreambooth", "train", str(photos), *flags),
-    ]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    two = [sys.executable, *launch, "-m", "dreambooth", "train", str(photos), *flags]
     for name, command, extra in (("one", one, ["--train-batch-size", "2"]), ("two", two, [])):
         done = subprocess.run(
             [*command, "--out", str(tmp_path / name), "--device", "cpu", *extra],

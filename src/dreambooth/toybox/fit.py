@@ -74,7 +74,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.pt"
     average = copy.deepcopy(module).requires_grad_(False).eval()
-    optimizer = torch.optim.AdamW(_groups(module, rates.decay), lr=rates.rate, betas=(0.9, 0.99), fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(module, rates.decay), lr=rates.rate, betas=(0.9, 0.99), fused=True)
     step, spent, recent = 0, 0.0, math.nan
     if resume and path.exists():
         state = torch.load(path, map_location=next(module.parameters()).device, weights_only=True)
@@ -111,7 +111,8 @@ def fit(
     return Fitted(average, step, clock.seconds(), recent)
 
 
-def _groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Matrices with weight decay; embeddings, norms and biases without, so that unused words keep their norm."""
     embedded = {id(p) for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     plain = [p for p in module.parameters() if p.requires_grad and (p.ndim < 2 or id(p) in embedded)]
     matrices = [p for p in module.parameters() if p.requires_grad and p.ndim >= 2 and id(p) not in embedded]

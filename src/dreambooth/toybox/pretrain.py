@@ -22,6 +22,8 @@ AUTOENCODER_BUDGET = Budget(steps=6_000)
 AUTOENCODER_RATES = Optimisation(rate=1.2e-3, batch=16, warmup=100, average=0.998)
 DENOISER_BUDGET = Budget(steps=6_000)
 DENOISER_RATES = Optimisation(rate=5e-4, batch=32, warmup=200, average=0.999)
+UNSEEN = 64
+"""How many unseen individuals the reconstruction is measured on."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def pretrain(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     data.extend(work / "corpus", config.images, size=config.size, device=device, compiled=config.compiled, log=log)
     corpus = data.load(work / "corpus", config.images)
-    words = tokenizer.build(text for texts in corpus.captions for text in texts[:-1])
+    words = learn_words()
     vae = autoencoder.train(
         corpus, work, config.autoencoder, config.autoencoder_rates, device=device, seed=config.seed, resume=resume,
         model=autoencoder.new(config.autoencoder_channels, config.size), log=log,
@@ -96,13 +98,24 @@ def pretrain(
     return measures
 
 
+def learn_words(scenes: int = 20_000) -> CLIPTokenizer:
+    """The tokenizer of the captions of as many scenes; however many pictures there are, it is the same."""
+    return tokenizer.build(captions.caption(captions.sample_scene(seed), seed=seed) for seed in range(scenes))
+
+
 def save(out: Path, vae: AutoencoderKL, model: Denoiser, words: CLIPTokenizer) -> None:
-    """Write the pipeline in float16, whole or not at all."""
+    """Write the pipeline in float16, whole or not at all. The text encoder's configuration asks for float32, else
+    transformers 5 would load it in float16 beside a U-Net that diffusers loads in float32."""
     draft = out.with_name(out.name + ".tmp")
     shutil.rmtree(draft, ignore_errors=True)
-    pipe = denoiser.pipeline(copy.deepcopy(vae), copy.deepcopy(model), words)
-    pipe.to("cpu", torch.float16).save_pretrained(draft)
+    halves = copy.deepcopy(vae), copy.deepcopy(model)
+    for part in halves:
+        for tensor in (*part.parameters(), *part.buffers()):
+            tensor.data = tensor.data.to("cpu", torch.float16 if tensor.is_floating_point() else tensor.dtype)
+    denoiser.pipeline(*halves, words).save_pretrained(draft)
     tokenizer.save(words, draft / "tokenizer")
+    config = draft / "text_encoder" / "config.json"
+    config.write_text(config.read_text("utf-8").replace('"float16"', '"float32"'), "utf-8")
     shutil.rmtree(out, ignore_errors=True)
     draft.replace(out)
 
@@ -110,9 +123,9 @@ def save(out: Path, vae: AutoencoderKL, model: Denoiser, words: CLIPTokenizer) -
 def measure(
     vae: Fitted[AutoencoderKL], trained: Fitted[Denoiser], words: CLIPTokenizer, config: PretrainConfig
 ) -> Measures:
-    """Reconstruction of 64 unseen individuals, and the time of one picture of 25 guided steps."""
+    """Reconstruction of UNSEEN unseen individuals, and the time of one picture of 25 guided steps."""
     device = vae.module.device
-    scenes = [captions.sample_scene(seed, held_out=True) for seed in range(64)]
+    scenes = [captions.sample_scene(seed, held_out=True) for seed in range(UNSEEN)]
     unseen = world.draw(scenes, size=config.size, device=device).images * 2 - 1
     psnr = autoencoder.psnr(autoencoder.reconstruct(vae.module, unseen), unseen).mean().item()
     pipe = denoiser.pipeline(vae.module, trained.module, words)
@@ -139,7 +152,7 @@ DreamBooth, not for pictures of the real world. No photo and no foreign weights 
 | data | {images} pictures of {size} px, rendered and captioned by `dreambooth.toybox` |
 | autoencoder | {vae_size:.2f} M parameters, 8 channels at an eighth of the size, standardised (scaling factor 1) |
 | its training | {vae_steps} steps of {vae_batch}, {vae_minutes:.0f} min, final loss {vae_loss:.3f} |
-| its reconstruction | {psnr:.1f} dB PSNR on 64 individuals that training never showed |
+| its reconstruction | {psnr:.1f} dB PSNR on {unseen} individuals that training never showed |
 | U-Net | {unet_size:.2f} M parameters, predicts v |
 | text encoder | {text_size:.2f} M parameters, {vocabulary} tokens, the last 512 before the special ones rare words |
 | their training | {steps} steps of {batch}, {minutes:.0f} min, final loss {loss:.4f} |
@@ -176,6 +189,7 @@ def card(config: PretrainConfig, measures: Measures) -> str:
         loss=measures.denoiser.loss,
         device=measures.device,
         seconds=measures.seconds_an_image,
+        unseen=UNSEEN,
         kl=autoencoder.KL,
     )
 
