@@ -57,18 +57,14 @@ def picture(path: Path, width: int = SIDE, colour: str = "teal") -> None:
 
 
 def draw(folder: Path, prompts: list[str], seeds: int = 2, model: str | None = None) -> None:
-    """A samples folder as `generate.save` writes it, or a list that marks its model."""
+    """A samples folder as `drawing.save` writes it."""
     entries = []
     for number, prompt in enumerate(prompts):
         for seed in range(seeds):
-            name = f"{model or number}-{seed}.png"
+            name = f"{number}-{seed}.png"
             picture(folder / name)
             entries.append({"file": name, "prompt": prompt, "template": prompt, "seed": seed})
-            if model:
-                entries[-1]["model"] = model
-    listed = folder / "pictures.json"
-    known = json.loads(listed.read_text()) if model and listed.exists() else []
-    listed.write_text(json.dumps(known + entries))
+    (folder / "pictures.json").write_text(json.dumps(entries))
 
 
 def write_log(run: RunFolder, steps: int, prior: bool = True) -> None:
@@ -236,15 +232,6 @@ def test_a_picture_outside_the_list_of_the_hero_when_broken(full: RunFolder):
     (full.path / "samples/views/0-0.png").unlink()
     page = Page(write_report(full))
     assert page.text.count("cannot be shown") == 1
-
-
-def test_drift_in_one_marked_list(bare: RunFolder):
-    for which in ("base", "tuned"):
-        draw(bare.path / "samples/drift", ["a dog"], seeds=3, model=which)
-    page = Page(write_report(bare))
-    alts = [image["alt"] for image in page.all("img") if "src" in image]
-    assert alts == ["“a dog” drawn by the base model"] * 3 + ["“a dog” drawn by the fine-tuned model"] * 3
-    assert "applications" not in page.sections
 
 
 def test_many_previews_are_thinned_to_first_and_last(bare: RunFolder):

@@ -52,7 +52,6 @@ class Entry(BaseModel):
     file: str
     prompt: str = ""
     seed: int | None = None
-    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,17 +99,13 @@ class Contents:
         return {name: by_prompt(self.pictures(f"samples/{name}")) for name in order}
 
     def drift(self) -> dict[str, list[Picture]]:
-        """The class as the base and the tuned model drew it: in a folder each, or one that marks them."""
-        return {
-            which: self.pictures(f"samples/drift/{which}") or self.pictures("samples/drift", model=which)
-            for which in ("base", "tuned")
-        }
+        """The class as the base and the tuned model drew it."""
+        return {which: self.pictures(f"samples/drift/{which}") for which in ("base", "tuned")}
 
-    def pictures(self, folder: str, model: str = "") -> list[Picture]:
-        """The pictures that the folder's pictures.json tells of: all, or those of one model."""
+    def pictures(self, folder: str) -> list[Picture]:
+        """The pictures that the folder's pictures.json tells of."""
         entries = self.json(f"{folder}/pictures.json", list[Entry], [])
-        chosen = [entry for entry in entries if not model or entry.model == model]
-        return [self.picture(f"{folder}/{entry.file}", entry.prompt, entry.seed) for entry in chosen]
+        return [self.picture(f"{folder}/{entry.file}", entry.prompt, entry.seed) for entry in entries]
 
     def picture(self, file: str, prompt: str = "", seed: int | None = None, side: int = PICTURE_SIDE) -> Picture:
         image = self.image(file)
