@@ -24,6 +24,7 @@ LAYERS = [
     {"trainer"},
     {"drawing"},
     {"evaluation", "run"},
+    {"prepare"},
     {"workflow"},
     {"cli"},
     {"__main__"},

@@ -57,6 +57,15 @@ def test_extended_and_resumed_without_drawing_again(tmp_path: Path, backbone):
     torch.testing.assert_close(prior.load(5)[:3], kept, rtol=1e-4, atol=1e-4)
 
 
+def test_resumed_in_the_middle_of_a_batch_is_bit_identical(tmp_path: Path, backbone):
+    prior = filled(tmp_path / "set", backbone, 5, 3)
+    whole = prior.load(5)
+    for index in (1, 2, 4):
+        prior.path(index).unlink()
+    prior.fill(backbone, 5, 3, lambda drawn: None)
+    assert torch.equal(prior.load(5), whole)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [({"prompt": "a cat"}, "prompt was 'a dog'"), ({"steps": 9}, "steps was 3, now 9"), ({"model": "other"}, "model")],

@@ -11,11 +11,11 @@ import torch
 from dreambooth import backbones
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
-from dreambooth.errors import ConfigError, RunError, TrainingError
+from dreambooth.errors import ConfigError, Interrupted, RunError, TrainingError
 from dreambooth.examples import Batch, Examples, augmented_views, draw, noise_and_time
 from dreambooth.methods.full import FullFineTuning
 from dreambooth.train_state import Settings, make_optimizer, rate_factor
-from dreambooth.trainer import Interrupted, Loss, StepReport, finetune
+from dreambooth.trainer import Loss, StepReport, finetune
 
 RATES = {"denoiser": 1e-3, "text_encoder": 1e-3}
 

@@ -40,12 +40,12 @@ def personalize(
     return start(config, Display(quiet))
 
 
-def load(run: str | Path) -> Run:
-    """A finished run by its folder. Raises RunError when there is none."""
+def load(run: str | Path, device: str = "auto") -> Run:
+    """A finished run by its folder, to draw on `device`. Raises RunError when there is none."""
     from dreambooth.checkpoint import RunFolder
     from dreambooth.run import Run
 
-    return Run(RunFolder.open(Path(run)))
+    return Run(RunFolder.open(Path(run)), device)
 
 
 def generate(run: str | Path, prompt: str | Sequence[str], count: int = 4, seed: int = 0) -> list[Image]:

@@ -8,12 +8,15 @@ import sys
 def main() -> None:
     """The `dreambooth` command."""
     from dreambooth.cli import app
-    from dreambooth.errors import DreamBoothError
+    from dreambooth.errors import DreamBoothError, Interrupted
 
     # diffusers' scripts spell their flags with underscores; both spellings are understood.
     sys.argv[1:] = [_dashes(word) for word in sys.argv[1:]]
     try:
         app()
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(130)
     except DreamBoothError as error:
         _fail(str(error))
     except BrokenPipeError:

@@ -121,9 +121,12 @@ class RunFolder:
         try:
             yield
         finally:
-            times = self.times()
-            times[phase] = round(times.get(phase, 0.0) + perf_counter() - start, 3)
-            self.write_json("times.json", times)
+            self.add_time(phase, perf_counter() - start)
+
+    def add_time(self, phase: str, seconds: float) -> None:
+        """Adds seconds to the phase's time in times.json."""
+        times = self.times()
+        self.write_json("times.json", times | {phase: round(times.get(phase, 0.0) + seconds, 3)})
 
     def times(self) -> dict[str, float]:
         return self.read_json("times.json") if (self.path / "times.json").is_file() else {}

@@ -46,7 +46,7 @@ class TrainConfig(BaseModel):
     model_config_folder: str | None = Field(
         None, alias="model_config", description="Diffusers folder that lends a single file its configuration."
     )
-    resolution: int | None = Field(None, ge=8, description="Pixels a side; the model's own by default.")
+    resolution: int | None = Field(None, ge=16, description="Pixels a side; the model's own by default.")
     device: str = Field("auto", description="auto, cuda, mps or cpu.")
     mixed_precision: Literal["auto", "no", "bf16"] = Field("auto", description="auto: bf16 on CUDA, else none.")
 

@@ -33,5 +33,5 @@ class TrainingError(DreamBoothError):
     """Training cannot go on, such as a loss that is not finite."""
 
 
-class DependencyError(DreamBoothError):
-    """An optional package is needed; the message names the extra to install."""
+class Interrupted(DreamBoothError):
+    """The user stopped the run; it is saved, and the message says how to go on."""

@@ -188,7 +188,8 @@ def probe(
     reactions = [float(value) for value in react(prompts)] if prompts else []
     if not prompts or len(reactions) != len(prompts) or not all(map(math.isfinite, reactions)):
         raise IdentifierError(
-            f"The probe of {len(prompts)} identifiers gave no finite reaction for each; train without --probe."
+            f"The probe of {len(prompts)} identifiers gave no finite reaction for each; "
+            "train without --probe-identifier."
         )
     probed = [Probed(candidate, value) for candidate, value in zip(candidates, reactions, strict=True)]
     return sorted(probed, key=lambda row: row.reaction)

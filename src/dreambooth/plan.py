@@ -22,6 +22,7 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
     """The config with every field left at None filled from the model's spec, where the spec has a say."""
     learning_rate = config.learning_rate or spec.learning_rate
     filled = {
+        "with_prior_preservation": config.with_prior_preservation and config.prior_loss_weight > 0,
         "resolution": config.resolution or spec.resolution,
         "learning_rate": learning_rate,
         "text_encoder_lr": config.text_encoder_lr or learning_rate,
@@ -95,7 +96,7 @@ def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: i
         trained_parameters=trained,
         frozen_parameters=total - sum(trained.values()),
         photos=photos,
-        prior_samples=config.num_class_images or 0,
+        prior_samples=config.num_class_images or 0 if config.with_prior_preservation else 0,
         prior_loss_weight=config.prior_loss_weight,
         steps=config.max_train_steps or 0,
         rows_per_step=(per_step, per_step if config.with_prior_preservation else 0),

@@ -94,34 +94,36 @@ class PriorSet:
         return [index for index in range(count) if self.path(index).name not in present]
 
     def fill(
-        self,
-        backbone: Backbone,
-        count: int,
-        batch_size: int,
-        progress: Progress,
-        part: int = 0,
-        parts: int = 1,
+        self, backbone: Backbone, count: int, batch_size: int, progress: Progress, part: int = 0, parts: int = 1
     ) -> int:
-        """Draws the missing samples below `count` with the frozen model; returns how many it drew.
+        """Draws the missing samples below `count` with the frozen model; returns how many were missing.
 
-        Process `part` of `parts` draws its share. `progress` is called with the number of samples drawn by each batch.
+        Process `part` of `parts` draws its share. `progress` is called with the number of samples each batch added.
         Raises PriorError for a sample that is not finite.
         """
-        todo = [index for index in self.missing(count) if index % parts == part]
+        missing = set(self.missing(count))
         sampling = Sampling(self.manifest.steps, self.manifest.guidance, self.manifest.sampler)
-        for start in range(0, len(todo), batch_size):
-            indices = todo[start : start + batch_size]
+        added = 0
+        # A batch with a gap is drawn whole: in another batch the last bits of a sample would come out otherwise,
+        # and a resumed run would not be bit-identical.
+        batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+        for indices in batches[part::parts]:
+            wanted = missing.intersection(indices)
+            if not wanted:
+                continue
             seeds = [self.seed(index) for index in indices]
             latents = backbone.sample_latents([self.manifest.prompt] * len(indices), seeds, sampling)
             for index, seed, latent in zip(indices, seeds, latents.float().cpu(), strict=True):
                 if not latent.isfinite().all():
                     raise PriorError(
                         f"Prior sample {index} came out with values that are not finite. "
-                        "Use --mixed-precision no or another --prior-sampler."
+                        "Try another --prior-sampler, or another --model if that does not help."
                     )
-                _save_sample(self.path(index), latent, seed)
-            progress(len(indices))
-        return len(todo)
+                if index in wanted:
+                    _save_sample(self.path(index), latent, seed)
+            progress(len(wanted))
+            added += len(wanted)
+        return added
 
     def load(self, count: int) -> Tensor:
         """Samples 0..count-1, [count, *native_size] float32. Raises PriorError for one that cannot be read."""

@@ -23,14 +23,19 @@ if TYPE_CHECKING:
 class Run:
     """A finished run: `run.generate("a {subject} on the beach")`."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, device: str = "auto") -> None:
         """Raises RunError when the run has no model yet."""
         if not folder.finished:
             raise RunError(f"{folder.path} has no model yet; finish it by `dreambooth train --resume {folder.path}`.")
-        self.folder = folder
+        self.folder, self._device = folder, device
         facts = folder.read_json("subject.json")
         self.identifier: str = facts["identifier"]
         self.class_noun: str = facts["class_noun"]
+
+    @property
+    def is_background_process(self) -> bool:
+        """Whether this process only helped another, the one that talks to the user."""
+        return not PartialState().is_main_process
 
     @property
     def path(self) -> Path:
@@ -42,12 +47,12 @@ class Run:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The personalised model on this run's device."""
+        """The personalised model."""
         config = self.folder.config()
         backbone = backbones.load(str(self.folder.model))
         if config.resolution:
             backbone.set_resolution(config.resolution)
-        backbone.to(choose_device(config.device))
+        backbone.to(choose_device(self._device))
         return backbone
 
     @property

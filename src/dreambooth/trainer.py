@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.checkpoint import RunFolder
-from dreambooth.errors import TrainingError
+from dreambooth.errors import Interrupted, TrainingError
 from dreambooth.examples import Batch, Examples, noise_and_time, step_seed
 from dreambooth.loss import Terms, dreambooth_loss, row_errors
 from dreambooth.methods.protocol import Method
@@ -35,10 +35,6 @@ class StepReport:
     learning_rate: float
     grad_norm: float
     seconds: float
-
-
-class Interrupted(TrainingError):
-    """The user stopped the run; it is saved and can be resumed."""
 
 
 def finetune(

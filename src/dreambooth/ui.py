@@ -14,6 +14,7 @@ class Display:
         from rich.console import Console
 
         self.console = Console(highlight=False, soft_wrap=True)
+        self._warnings = Console(stderr=True, highlight=False, soft_wrap=True)
         self.quiet = quiet
 
     def say(self, text: Any) -> None:
@@ -24,7 +25,7 @@ class Display:
     def warn(self, text: str) -> None:
         from rich.text import Text
 
-        self.console.print(Text.assemble(("warning: ", "yellow"), text))
+        self._warnings.print(Text.assemble(("warning: ", "yellow"), text))
 
     @contextmanager
     def track(self, title: str, total: int, done: int = 0) -> Generator[Callable[..., None]]:

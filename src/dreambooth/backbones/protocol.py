@@ -55,7 +55,6 @@ class Spec:
     native_size: tuple[int, ...]
     max_tokens: int
     trainable: tuple[str, ...]
-    lora_targets: tuple[str, ...]
     learning_rate: float
     max_train_steps: int
     train_batch_size: int

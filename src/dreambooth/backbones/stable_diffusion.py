@@ -185,7 +185,6 @@ def _spec(pipeline: Any) -> Spec:
         native_size=(unet.config.in_channels, size, size),
         max_tokens=pipeline.tokenizer.model_max_length,
         trainable=("denoiser", "text_encoder"),
-        lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
         # Stable Diffusion: section 4 of the paper and the 200 to 300 class images of the public recipes.
         learning_rate=1e-4 if small else 5e-6,
         max_train_steps=300 if small else 800,

@@ -18,7 +18,7 @@ class FullFineTuning:
         self._backbone: Backbone | None = None
 
     def prepare(self, backbone: Backbone) -> dict[str, list[nn.Parameter]]:
-        names = ["denoiser", "text_encoder"] if self.trains_text else ["denoiser"]
+        names = [name for name in backbone.spec.trainable if self.trains_text or name != "text_encoder"]
         self._backbone = backbone
         self._modules = {name: backbone.modules[name].requires_grad_(True).train() for name in names}
         return {name: list(module.parameters()) for name, module in self._modules.items()}

@@ -122,7 +122,8 @@ def encode_corpus(corpus: Corpus, vae: AutoencoderKL, path: Path, log: Log = pri
         if stored["stamp"].numpy().tobytes().decode() == str(stamp):
             return Latents(stored["values"], corpus.masks, corpus.captions)
     log(f"latents: encoding {len(corpus)} pictures, both ways round")
-    halves = [autoencoder.encode(vae, images).half() for images in (corpus.images, corpus.images.flip(-1))]
+    with torch.autocast(vae.device.type, torch.bfloat16):
+        halves = [autoencoder.encode(vae, images).half() for images in (corpus.images, corpus.images.flip(-1))]
     values = torch.stack(halves)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")

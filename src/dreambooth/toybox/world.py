@@ -48,7 +48,7 @@ class Scene:
 
     class_noun: str
     individual: int
-    context: str | None = None  # key of scenes.CONTEXTS; None: a plain neutral backdrop
+    context: str | None = None  # key of scenes.CONTEXTS; None: an ordinary place
     accessory: str | None = None  # one of subjects.accessory_names()
     property: str | None = None  # one of subjects.PROPERTIES: "shiny", "wet", "cube shaped" or a colour
     view: str | None = None  # key of VIEWS; None: from the front or three quarters

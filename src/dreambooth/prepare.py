@@ -1,0 +1,147 @@
+"""What can be settled before a run folder exists: photos, model, settings, identifier, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from dreambooth import backbones, identifier, prompts
+from dreambooth.backbones.protocol import Backbone, Sampling
+from dreambooth.backbones.source import Source
+from dreambooth.config import TrainConfig
+from dreambooth.errors import ConfigError
+from dreambooth.methods.full import FullFineTuning
+from dreambooth.plan import Plan, make_plan, resolve_defaults
+from dreambooth.prior import fingerprint
+from dreambooth.run import choose_device
+from dreambooth.subject import Subject, inspect, make_subject, preflight_table
+from dreambooth.train_state import optimizer_class
+from dreambooth.ui import Display
+
+PROBED_CANDIDATES = 8
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that could start: its resolved settings, its photos, and the loaded model."""
+
+    config: TrainConfig
+    subject: Subject
+    backbone: Backbone
+    plan: Plan
+    load_seconds: float
+
+
+def prepare(config: TrainConfig, display: Display) -> Prepared:
+    """Reads the photos, then loads the model, and checks all that can be checked; writes nothing.
+
+    Raises the DreamBoothError of whatever cannot work, the cheapest checks first.
+    """
+    subject = _inspect(config, display)
+    start = perf_counter()
+    backbone = load_model(config)
+    optimizer_class(config.use_8bit_adam, backbone.device)
+    resolved = resolve_defaults(config, backbone.spec)
+    plan = make_plan(resolved, backbone, make_method(resolved), len(subject.photos), PartialState().num_processes)
+    return Prepared(resolved, subject, backbone, plan, perf_counter() - start)
+
+
+def name_subject(prepared: Prepared, display: Display) -> dict[str, Any]:
+    """What subject.json keeps: the photos, the identifier and the prompts made with it; the same in every process."""
+    config, backbone, subject = prepared.config, prepared.backbone, prepared.subject
+    facts: list[dict[str, Any]] = [{}]
+    if PartialState().is_main_process:
+        noun, chosen = subject.class_noun, find_identifier(config, backbone, subject.class_noun, display)
+        for warning in chosen.warnings:
+            display.warn(warning)
+        facts[0] = subject.manifest() | {
+            "identifier": chosen.text,
+            "token_ids": list(chosen.token_ids),
+            "instance_prompt": prompts.fill(config.instance_prompt, chosen.text, noun),
+            "class_prompt": prompts.fill(config.class_prompt, chosen.text, noun),
+            "model": config.model,
+            "fingerprint": fingerprint(backbone),
+            "warnings": [*subject.warnings, *chosen.warnings],
+        }
+        display.say(f'Every photo is called "{facts[0]["instance_prompt"]}" (token {facts[0]["token_ids"]}).')
+    broadcast_object_list(facts)
+    return facts[0]
+
+
+def find_identifier(
+    config: TrainConfig, backbone: Backbone, class_noun: str, display: Display
+) -> identifier.Identifier:
+    """The user's identifier, checked; or a rare one, drawn by seed or, with `probe_identifier`, by weakest reaction."""
+    if config.identifier is not None:
+        return identifier.check(config.identifier, backbone.tokenizer, class_noun)
+    if not config.probe_identifier:
+        return identifier.choose(backbone.tokenizer, class_noun, config.seed)
+    candidates = identifier.finalists(backbone.tokenizer, class_noun, config.seed, PROBED_CANDIDATES)
+    return probe(backbone, candidates, class_noun, display)[0].identifier
+
+
+def probe(
+    backbone: Backbone, candidates: Sequence[identifier.Identifier], class_noun: str, display: Display
+) -> list[identifier.Probed]:
+    """Candidates with how far each moves the frozen model's pictures of "a [class noun]", weakest first.
+
+    The reaction is the mean absolute difference of the latents that the same noise is drawn to.
+    """
+    seeds, sampling = range(4), Sampling(num_inference_steps=15, guidance_scale=3.0, sampler="dpm++")
+
+    def latents(text: str) -> torch.Tensor:
+        drawn = backbone.sample_latents([text] * len(seeds), seeds, sampling)
+        advance(1)
+        return drawn
+
+    with display.track("probing identifiers", len(candidates) + 1) as advance:
+        neutral = latents(prompts.class_prompt(class_noun))
+        return identifier.probe(
+            candidates,
+            lambda texts: [float((latents(text) - neutral).abs().mean()) for text in texts],
+            class_noun,
+        )
+
+
+def _inspect(config: TrainConfig, display: Display) -> Subject:
+    """The pre-flight: reads the photos and shows what was found, before any model is loaded."""
+    if not config.photos:
+        raise ConfigError("No photos were given; name a folder or files with three to five photos of the subject.")
+    resolution = config.resolution or backbones.native_resolution(_source(config))
+    inspection = inspect(config.photos, resolution, config.crop, config.background)
+    display.say(preflight_table(inspection))
+    subject = make_subject(inspection, config.class_noun)
+    for warning in subject.warnings:
+        display.warn(warning)
+    for template in [*config.preview_prompts, config.instance_prompt, config.class_prompt]:
+        prompts.fill(template, "x", subject.class_noun)
+    for name in config.applications or []:
+        prompts.application_prompts(name, subject.class_noun)
+    return subject
+
+
+def _source(config: TrainConfig) -> Source:
+    lender = config.model_config_folder
+    return backbones.resolve(config.model, Path(lender) if lender else None)
+
+
+def load_model(config: TrainConfig) -> Backbone:
+    """The frozen model of the config, at its resolution, on its device."""
+    source = _source(config)
+    backbone = backbones.load(source.name, source.config)
+    if config.resolution:
+        backbone.set_resolution(config.resolution)
+    backbone.to(choose_device(config.device))
+    return backbone
+
+
+def make_method(config: TrainConfig) -> FullFineTuning:
+    """What the config trains."""
+    return FullFineTuning(config.train_text_encoder)
