@@ -66,6 +66,7 @@ class TrainConfig(BaseModel):
     prior_sampler: SamplerName | None = Field(None, description="Sampler of the prior samples.")
     prior_steps: int = Field(25, ge=1, le=1000, description="Sampling steps of a prior sample.")
     prior_guidance: float = Field(3.0, ge=0, description="Guidance of the prior samples; low keeps them diverse.")
+    prior_seed: int = Field(0, ge=0, description="Seed of the prior samples; runs with one seed share them.")
     sample_batch_size: int = Field(8, ge=1, description="Pictures drawn at once.")
 
     # Training

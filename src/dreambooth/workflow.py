@@ -115,7 +115,7 @@ class _Road:
             sampler=config.prior_sampler or backbone.spec.sampler,
             steps=config.prior_steps,
             guidance=config.prior_guidance,
-            seed=config.seed,
+            seed=config.prior_seed,
             native_size=backbone.spec.native_size,
         )
         place = Path(config.prior_dir) if config.prior_dir else cache_folder() / manifest.key()
