@@ -77,7 +77,7 @@ def draw(count: int, seed: int, stream: str, position: int, length: int) -> list
 
 
 def noise_and_time(backbone: Backbone, batch: Batch, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """Noise [B, ...] and times [B], each row's a function of (seed, step, row) alone.
+    """Noise [B, ...] where the batch is and times [B] on the CPU, each row's a function of (seed, step, row) alone.
 
     Prior rows have rows, hence noise and times, of their own, as in eq. 2 of the paper.
     """
@@ -87,7 +87,7 @@ def noise_and_time(backbone: Backbone, batch: Batch, seed: int, step: int) -> tu
         source = generator(seed, "noise", step, row)
         times.append(backbone.process.sample_time(source))
         noise.append(torch.randn(batch.clean.shape[1:], generator=source))
-    return torch.stack(noise).to(batch.clean), torch.cat(times).to(batch.clean.device)
+    return torch.stack(noise).to(batch.clean), torch.cat(times)
 
 
 def augmented_views(pixels: Tensor, views: int, flip: bool, seed: int) -> Tensor:

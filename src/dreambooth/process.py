@@ -14,7 +14,8 @@ from dreambooth.errors import ModelError
 class NoiseProcess(Protocol):
     """A corruption process with signal level α(t), noise level σ(t) and the target the model predicts.
 
-    Shapes: `clean`, `noise` and the results of `corrupt` and `target` are [B, C, H, W]; `time` is [B].
+    Shapes: `clean`, `noise` and the results of `corrupt` and `target` are [B, C, H, W]; `time` is [B], on the CPU,
+    where the levels are float64 on every device.
     """
 
     def sample_time(self, generator: torch.Generator) -> Tensor:
@@ -59,7 +60,7 @@ class Diffusion:
 
     def levels(self, time: Tensor, like: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """α(t) = √ᾱ_t and σ(t) = √(1-ᾱ_t); [B], or [B, 1, 1, ...] in the dtype of `like`."""
-        cumulative = self.alphas_cumprod.to(time.device)[time]
+        cumulative = self.alphas_cumprod[time]
         alpha, sigma = cumulative.sqrt(), (1 - cumulative).sqrt()
         if like is None:
             return alpha, sigma

@@ -121,7 +121,7 @@ class Loss:
         with self.autocast:
             prompts = self.encoded or backbone.encode_prompts(self.examples.prompts)
             conditioning = self.examples.conditioning(prompts, batch)
-            prediction = backbone.denoise(noisy, process.model_time(time), conditioning)
+            prediction = backbone.denoise(noisy, process.model_time(time).to(noisy.device), conditioning)
         errors = row_errors(prediction, process.target(batch.clean, noise, time), process.weight(time, s.snr_gamma))
         return dreambooth_loss(errors, batch.is_prior, s.prior_loss_weight, self.rows, self.prior_rows)
 
