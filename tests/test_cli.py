@@ -241,6 +241,34 @@ def test_second_process_on_one_run_folder_is_refused(finished: Path, monkeypatch
     assert code == 1 and "Another process is working on" in err
 
 
+@pytest.mark.parametrize("moment", ["prior", "training"])
+def test_interrupt_says_how_to_go_on(
+    tiny_model: Path, photos: Path, tmp_path: Path, monkeypatch, capsys, moment: str
+):
+    """Ctrl-C while prior samples are drawn, and while it trains."""
+    from dreambooth import prior, trainer
+
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    real = trainer.noise_and_time
+
+    def press_once(*arguments: object):
+        os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.setattr(trainer, "noise_and_time", real)
+        return real(*arguments)
+
+    if moment == "prior":
+        monkeypatch.setattr(prior, "_save_sample", press)
+    else:
+        monkeypatch.setattr(trainer, "noise_and_time", press_once)
+    run = tmp_path / "run"
+    code, _, err = dreambooth(
+        monkeypatch, capsys, "train", photos, "--class-noun", "dog", "--model", tiny_model, "--out", run, *FAST
+    )
+    assert code == 130 and f"dreambooth train --resume {run}" in err and "error" not in err
+
+
 class TestKill:
     """A run killed at any moment ends, resumed, with bit-identical weights."""
 

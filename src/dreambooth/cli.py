@@ -37,7 +37,7 @@ def _train(**given: Any) -> None:
         extra = [name for name, value in given.items() if value is not None]
         if extra or config_file:
             raise ConfigError("--resume goes on with the run's own settings; give no others beside it.")
-        run = _interruptible(lambda: workflow.resume(resume, display), f"--resume {resume}")
+        run = workflow.resume(resume, display)
     else:
         config = read_config(config_file, {_alias(name): value for name, value in given.items()})
         if dry_run:
@@ -45,20 +45,12 @@ def _train(**given: Any) -> None:
             display.say(prepared.plan.table())
             typer.echo(to_toml(prepared.config), nl=False)
             return
-        run = _interruptible(lambda: workflow.start(config, display), "--resume and the run's folder")
+        run = workflow.start(config, display)
     if run.is_background_process:
         return
     typer.echo(f'"{run.fill("a {subject}")}" is ready: {run.folder.model}')
     typer.echo(f"look at it:  {run.report}")
     typer.echo(f'go on with:  dreambooth generate {run.path} "a {{subject}} in the snow"')
-
-
-def _interruptible(work: Any, way: str) -> Any:
-    try:
-        return work()
-    except KeyboardInterrupt:
-        typer.echo(f"Stopped. What was made so far is kept; go on with: dreambooth train {way}", err=True)
-        raise typer.Exit(130) from None
 
 
 def _alias(name: str) -> str:
@@ -241,7 +233,7 @@ def demo(
         "out": str(out),
     }
     config = read_config(None, values)
-    run = _interruptible(lambda: workflow.start(config, Display(quiet)), f"--resume {out}")
+    run = workflow.start(config, Display(quiet))
     typer.echo(f'"{run.fill("a {subject}")}" was learned from {photos}.')
     for phase, seconds in run.folder.times().items():
         typer.echo(f"  {phase:<16}{seconds:7.1f} s")

@@ -17,6 +17,7 @@ from dreambooth import drawing, prompts
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.checkpoint import RunFolder, free_folder, require_free_space
 from dreambooth.config import TrainConfig
+from dreambooth.errors import Interrupted
 from dreambooth.evaluation.report import write_report
 from dreambooth.examples import Examples, augmented_views, encode
 from dreambooth.prepare import load_model, make_method, name_subject, prepare
@@ -59,7 +60,12 @@ def resume(path: Path, display: Display) -> Run:
 
 def _walk(folder: RunFolder, display: Display, backbone: Backbone | None) -> Run:
     with folder.lock() if PartialState().is_main_process else nullcontext():
-        return _Road(folder, display).walk(backbone)
+        try:
+            return _Road(folder, display).walk(backbone)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"Stopped. What was made so far is kept; go on with: dreambooth train --resume {folder.path}"
+            ) from None
 
 
 class _Road:
