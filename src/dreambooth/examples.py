@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -108,11 +108,15 @@ def augmented_views(pixels: Tensor, views: int, flip: bool, seed: int) -> Tensor
     return torch.cat([stacked, stacked.flip(-1)]) if flip else stacked
 
 
-def encode(backbone: Backbone, pixels: Tensor, batch_size: int) -> Tensor:
-    """Latents of pixels [N, 3, R, R] in -1..1, on the CPU."""
-    return torch.cat(
-        [backbone.encode_images(part.to(backbone.device)).float().cpu() for part in pixels.split(batch_size)]
-    )
+def encode(
+    backbone: Backbone, pixels: Tensor, batch_size: int, progress: Callable[[int], None] = lambda count: None
+) -> Tensor:
+    """Latents of pixels [N, 3, R, R] in -1..1, on the CPU; `progress` gets the number of each batch."""
+    latents: list[Tensor] = []
+    for part in pixels.split(batch_size):
+        latents.append(backbone.encode_images(part.to(backbone.device)).float().cpu())
+        progress(len(part))
+    return torch.cat(latents)
 
 
 def step_seed(seed: int, step: int) -> int:

@@ -29,6 +29,7 @@ from dreambooth.train_state import Settings
 from dreambooth.trainer import StepReport, finetune
 from dreambooth.ui import Display
 
+DRIFT_PICTURES = 8
 REPORTED_APPLICATIONS = ("recontextualization", "art", "views", "properties", "accessories")
 
 
@@ -96,9 +97,9 @@ class _Road:
         prior = self._prior(backbone)
         if self.main:
             self._draw_drift(backbone, "base")
-        with self._timed("encode"):
-            views = augmented_views(_photos(self.folder), config.views, config.flip, config.seed)
-            latents = encode(backbone, views, config.sample_batch_size)
+        views = augmented_views(_photos(self.folder), config.views, config.flip, config.seed)
+        with self._timed("encode"), self.display.track("encoding", len(views)) as advance:
+            latents = encode(backbone, views, config.sample_batch_size, advance)
         examples = Examples(latents, prior, (self.facts["instance_prompt"], self.facts["class_prompt"]))
         with self._timed("train"):
             self._finetune(backbone, examples)
@@ -173,10 +174,10 @@ class _Road:
         config, folder = self.config, self.folder.path / "samples" / "drift" / which
         if (folder / "pictures.json").exists():
             return
-        with self._timed("pictures"):
-            seeds = range(config.seed, config.seed + 8)
+        seeds = range(config.seed, config.seed + DRIFT_PICTURES)
+        with self._timed("pictures"), self.display.track(f"the class, {which}", len(seeds)) as advance:
             job = [(config.class_prompt, self.facts["class_prompt"])]
-            pictures = drawing.draw(backbone, job, seeds, sampling_of(config), config.sample_batch_size)
+            pictures = drawing.draw(backbone, job, seeds, sampling_of(config), config.sample_batch_size, advance)
             drawing.save(pictures, folder, f"{config.model} ({which})", sampling_of(config), 8)
 
     def _draw(self, run: Run) -> None:
