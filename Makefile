@@ -20,7 +20,7 @@ types: .venv/installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 sheet: .venv/installed
 	$(BIN)/dreambooth toybox sheet --out docs/toybox
