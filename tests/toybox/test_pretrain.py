@@ -137,22 +137,33 @@ def test_every_caption_fits(words: CLIPTokenizer) -> None:
     assert max(lengths) <= words.model_max_length
 
 
-@pytest.mark.parametrize("white", [False, True])
-def test_standardising_and_whitening_change_the_latents_and_nothing_else(white: bool) -> None:
+def _untrained() -> tuple[AutoencoderKL, torch.Tensor]:
     torch.manual_seed(0)
-    vae = autoencoder.new((8, 8, 16, 16), size=32)
-    images = torch.randint(256, (16, 3, 32, 32), dtype=torch.uint8)
+    return autoencoder.new((8, 8, 16, 16), size=32), torch.randint(256, (16, 3, 32, 32), dtype=torch.uint8)
+
+
+def test_white_latents_and_the_same_pictures() -> None:
+    vae, images = _untrained()
     pixels = images.float() / 127.5 - 1
     before = autoencoder.reconstruct(vae, pixels)
-    standard = autoencoder.standardised(vae, images)
-    if white:
-        autoencoder.whiten(standard, images)
-    latents = autoencoder.encode(standard, images).transpose(0, 1).flatten(1)
-    torch.testing.assert_close(latents.mean(1), torch.zeros(8), atol=1e-3, rtol=0)
-    covariance = latents.cov()
-    torch.testing.assert_close(covariance if white else covariance.diagonal(),
-                               torch.eye(8) if white else torch.ones(8), atol=2e-2, rtol=0)  # fmt: skip
-    torch.testing.assert_close(before, autoencoder.reconstruct(standard, pixels), atol=1e-4, rtol=0)
+    autoencoder.whiten(vae, images)
+    latents = autoencoder.encode(vae, images).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(latents.mean(1), torch.zeros(8), atol=1e-2, rtol=0)
+    torch.testing.assert_close(latents.cov(), torch.eye(8), atol=5e-2, rtol=0)
+    torch.testing.assert_close(before, autoencoder.reconstruct(vae, pixels), atol=1e-3, rtol=0)
+
+
+def test_balanced_latents_are_ordered_and_the_pictures_the_same() -> None:
+    vae, images = _untrained()
+    pixels = images.float() / 127.5 - 1
+    autoencoder.whiten(vae, images)
+    balanced = autoencoder.balanced(vae, images)
+    covariance = autoencoder.encode(balanced, images).transpose(0, 1).flatten(1).cov()
+    variances = covariance.diagonal()
+    assert (variances.diff() > 0).all() and variances[-1].item() == pytest.approx(2, rel=0.05)
+    assert (covariance - variances.diag()).abs().max() < 0.05
+    before = autoencoder.reconstruct(vae, pixels)
+    torch.testing.assert_close(before, autoencoder.reconstruct(balanced, pixels), atol=1e-3, rtol=0)
 
 
 def test_the_subject_weighs_more() -> None:
@@ -196,7 +207,7 @@ def test_embedded_pipelines_load(name: str) -> None:
     folder = embedded()[name]
     if not (folder / "model_index.json").exists():
         pytest.skip("not a pipeline")
-    assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) < 26e6
+    assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) < 27e6
     if (folder / "vae").exists():
         vae = AutoencoderKL.from_pretrained(folder / "vae", local_files_only=True)
         assert isinstance(vae, AutoencoderKL)

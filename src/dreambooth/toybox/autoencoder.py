@@ -144,11 +144,11 @@ def encode(vae: AutoencoderKL, images: Tensor, batch: int = 64) -> Tensor:
 
 @torch.no_grad()
 def balanced(vae: AutoencoderKL, images: Tensor) -> AutoencoderKL:
-    """The same autoencoder with latents in the order and scale that a denoiser learns best.
+    """The same autoencoder with latents scaled by what they mean to the picture.
 
     The channels become principal components, measured by how far pixels move with them, and the variance of each
     is what it moves to the power BALANCE, the greatest 2. With plain unit variances half of the denoiser's loss
-    fell on channels that carry under 4 % of the picture, and its first pictures were noise.
+    would fall on channels that carry under 4 % of the picture.
     """
     vae = copy.deepcopy(vae)
     latents = encode(vae, images).to(vae.device)

@@ -18,9 +18,9 @@ from dreambooth.toybox import autoencoder, captions, data, denoiser, tokenizer, 
 from dreambooth.toybox.denoiser import Denoiser
 from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation
 
-AUTOENCODER_BUDGET = Budget(steps=6_000)
+AUTOENCODER_BUDGET = Budget(steps=7_000)
 AUTOENCODER_RATES = Optimisation(rate=1.2e-3, batch=16, warmup=100, average=0.998)
-DENOISER_BUDGET = Budget(steps=6_000)
+DENOISER_BUDGET = Budget(steps=15_000)
 DENOISER_RATES = Optimisation(rate=5e-4, batch=32, warmup=200, average=0.999)
 UNSEEN = 64
 """How many unseen individuals the reconstruction is measured on."""
@@ -28,10 +28,10 @@ UNSEEN = 64
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """What is trained, on how much, for how long. The defaults made the embedded model on two CPU cores; with a GPU
-    ask for more of everything."""
+    """What is trained, on how much, for how long. The defaults take some three hours on two free CPU cores; the model
+    card of the embedded model says what it had. With a GPU ask for more of everything."""
 
-    images: int = 32_768
+    images: int = 20_480
     size: int = 128
     seed: int = 0
     autoencoder: Budget = AUTOENCODER_BUDGET
@@ -150,7 +150,7 @@ DreamBooth, not for pictures of the real world. No photo and no foreign weights 
 | | |
 |---|---|
 | data | {images} pictures of {size} px, rendered and captioned by `dreambooth.toybox` |
-| autoencoder | {vae_size:.2f} M parameters, 8 channels at an eighth of the size, standardised (scaling factor 1) |
+| autoencoder | {vae_size:.2f} M parameters, 8 channels at an eighth of the size, scaling factor 1 |
 | its training | {vae_steps} steps of {vae_batch}, {vae_minutes:.0f} min, final loss {vae_loss:.3f} |
 | its reconstruction | {psnr:.1f} dB PSNR on {unseen} individuals that training never showed |
 | U-Net | {unet_size:.2f} M parameters, predicts v |
@@ -161,7 +161,7 @@ DreamBooth, not for pictures of the real world. No photo and no foreign weights 
 
 Losses. Autoencoder: absolute error at four scales, of edges and of chroma, KL {kl:g}. Denoiser: squared error of v,
 weighted min(SNR, 5) / (SNR + 1) by time and 1 + 4 x mask by latent pixel; a tenth of the captions empty, a tenth with
-a rare word before the class noun. The weights are moving averages.
+a rare word before the class noun (every other rare word is kept back and never seen). The weights are moving averages.
 
 Made by `dreambooth toybox pretrain`.
 """
