@@ -70,6 +70,9 @@ def pretrain(
     resume: Annotated[bool, typer.Option(help="Go on where the work folder stands, or train anew.")] = True,
 ) -> None:
     """Train autoencoder, text encoder and denoiser of the embedded model from nothing; goes on where it stopped."""
+    from dreambooth.backbones import hush
+
+    hush()
     from dreambooth.toybox import pretrain as training
 
     plain = training.PretrainConfig()
