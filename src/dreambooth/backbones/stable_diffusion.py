@@ -186,7 +186,7 @@ def _spec(pipeline: Any) -> Spec:
         max_tokens=pipeline.tokenizer.model_max_length,
         trainable=("denoiser", "text_encoder"),
         # Stable Diffusion: section 4 of the paper and the 200 to 300 class images of the public recipes.
-        learning_rate=1e-4 if small else 5e-6,
+        learning_rate=2e-4 if small else 5e-6,
         max_train_steps=300 if small else 800,
         train_batch_size=4 if small else 1,
         num_class_images=64 if small else 200,
