@@ -4,7 +4,7 @@ Lengths are world units (a subject is about 1 high), angles radians; y is up and
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,6 +13,12 @@ Frame = tuple[Vec, Vec, Vec]  # the three half-axes of a solid, as vectors
 Kind = Literal["ellipsoid", "box", "tube"]
 KINDS: tuple[Kind, ...] = ("ellipsoid", "box", "tube")
 PATTERNS = ("solid", "spots", "stripes", "two-tone", "patches", "checks", "rainbow")
+
+
+def vec(values: Iterable[float]) -> Vec:
+    """Three numbers as a vector; raises ValueError for more or fewer."""
+    x, y, z = values
+    return x, y, z
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,11 @@ class Part:
         """Half-sizes of the box around the part, along x, y and z."""
         x, y, z = self.frame
         if self.kind == "box":
-            return tuple(abs(x[i]) + abs(y[i]) + abs(z[i]) for i in range(3))  # type: ignore[return-value]
+            return vec(abs(x[i]) + abs(y[i]) + abs(z[i]) for i in range(3))
         if self.kind == "ellipsoid":
-            return tuple(math.sqrt(x[i] ** 2 + y[i] ** 2 + z[i] ** 2) for i in range(3))  # type: ignore[return-value]
+            return vec(math.sqrt(x[i] ** 2 + y[i] ** 2 + z[i] ** 2) for i in range(3))
         wide = max(1.0, self.taper)
-        return tuple(wide * math.hypot(x[i], z[i]) + abs(y[i]) for i in range(3))  # type: ignore[return-value]
+        return vec(wide * math.hypot(x[i], z[i]) + abs(y[i]) for i in range(3))
 
     def corners(self) -> list[Vec]:
         """The eight corners of that box."""
@@ -103,9 +109,9 @@ class Subject:
     def bounds(self) -> tuple[Vec, Vec]:
         """Lowest and highest corner of the box around all parts."""
         extents = [(part.centre, part.extent()) for part in self.parts]
-        low = tuple(min(centre[i] - extent[i] for centre, extent in extents) for i in range(3))
-        high = tuple(max(centre[i] + extent[i] for centre, extent in extents) for i in range(3))
-        return low, high  # type: ignore[return-value]
+        low = vec(min(centre[i] - extent[i] for centre, extent in extents) for i in range(3))
+        high = vec(max(centre[i] + extent[i] for centre, extent in extents) for i in range(3))
+        return low, high
 
     def normalised(self) -> "Subject":
         """Stood on the ground at the origin, its greatest extent 1."""

@@ -1,9 +1,10 @@
 """What can be done to a subject in words: another colour, shiny, wet, shaped like a cube."""
 
 from dataclasses import replace
+from typing import Any
 
 from dreambooth.toybox.palette import COLOURS, darker, lighter, plain
-from dreambooth.toybox.parts import Anchors, Paint, Part, Subject, Vec, add, ball, block, cross, scale
+from dreambooth.toybox.parts import Anchors, Paint, Part, Subject, Vec, add, ball, block, cross, scale, vec
 
 HALF = 0.42  # half the edge of a cube-shaped subject's cube
 
@@ -25,8 +26,8 @@ def with_property(subject: Subject, name: str) -> Subject:
 PROPERTIES: tuple[str, ...] = ("shiny", "wet", "cube shaped", *COLOURS)
 
 
-def _painted(part: Part, **changes: object) -> Part:
-    return replace(part, paint=replace(part.paint, **changes))  # type: ignore[arg-type]
+def _painted(part: Part, **changes: Any) -> Part:
+    return replace(part, paint=replace(part.paint, **changes))
 
 
 def _soaked(subject: Subject) -> Subject:
@@ -56,7 +57,7 @@ def _cubed(subject: Subject) -> Subject:
 def _block_model(subject: Subject) -> Subject:
     """All round body parts as boxes, hollow ones as four walls, and the whole as wide and deep as it is high."""
     low, high = subject.bounds()
-    size: Vec = tuple(1 / (high[i] - low[i]) for i in range(3))  # type: ignore[assignment]
+    size = vec(1 / (high[i] - low[i]) for i in range(3))
     parts: list[Part] = []
     for part in subject.parts:
         wide = _stretched(part, size)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreambooth.toybox.parts import KINDS, PATTERNS, Part, Vec, cross
+from dreambooth.toybox.parts import KINDS, PATTERNS, Part, Vec, cross, vec
 
 FAR = 1e4
 GROUP = {"ellipsoid": 4, "box": 2, "tube": 2}  # solids tested per call
@@ -104,7 +104,8 @@ def _inverse(part: Part) -> tuple[Vec, Vec, Vec]:
     x, y, z = part.frame
     yz, zx, xy = cross(y, z), cross(z, x), cross(x, y)
     volume = sum(a * b for a, b in zip(x, yz, strict=True))
-    return tuple((row[0] / volume, row[1] / volume, row[2] / volume) for row in (yz, zx, xy))  # type: ignore[return-value]
+    a, b, c = (vec(value / volume for value in row) for row in (yz, zx, xy))
+    return a, b, c
 
 
 def _local(row: Tensor, origin: Tensor, direction: Tensor) -> tuple[Tensor, ...]:
