@@ -1,4 +1,4 @@
-"""The toybox's autoencoder: an AutoencoderKL of eight channels at an eighth of the size, trained from nothing."""
+"""The toybox's autoencoder: an AutoencoderKL of sixteen channels at an eighth of the size, trained from nothing."""
 
 import copy
 from pathlib import Path
@@ -11,12 +11,13 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
-from dreambooth.toybox.data import Corpus, dead_leaves, generator
-from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, fit
+from dreambooth.toybox.data import Corpus, dead_leaves, fractals, generator
+from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, fit, processes
 from dreambooth.toybox.sheets import save_sheet
 
-LEAVES = 0.2
-"""Share of dead-leaves images, so that what the toybox lacks (photos) passes too."""
+CHANNELS = 16
+SYNTHETIC = 0.25
+"""Share of dead leaves and fractals, whose statistics are those of photos, so that photos pass too."""
 WHOLE = 0.85
 """Share of the budget after which whole pictures replace crops."""
 WHITENED = (50, 100, 200, 400, 800, 1600)
@@ -26,7 +27,7 @@ KL = 1e-6
 """Weight of the divergence a latent value; more makes channels fall silent."""
 
 
-def new(channels: tuple[int, ...] = (16, 32, 64, 128), size: int = 128) -> AutoencoderKL:
+def new(channels: tuple[int, ...] = (32, 64, 64, 96), size: int = 128) -> AutoencoderKL:
     """An untrained autoencoder; `channels` from the full size down to an eighth of it. Residual branches begin at
     zero, which halves the steps to the same error."""
     count = len(channels)
@@ -38,7 +39,7 @@ def new(channels: tuple[int, ...] = (16, 32, 64, 128), size: int = 128) -> Autoe
     vae = AutoencoderKL(
         **levels,
         layers_per_block=1,
-        latent_channels=8,
+        latent_channels=CHANNELS,
         norm_num_groups=8,
         sample_size=size,
         scaling_factor=1.0,
@@ -78,24 +79,32 @@ def train(
     corpus: Corpus, folder: Path, budget: Budget, rates: Optimisation, *, model: AutoencoderKL | None = None,
     device: str = "cpu", seed: int = 0, resume: bool = True, log: Log = print,
 ) -> Fitted[AutoencoderKL]:  # fmt: skip
-    """Train on crops of half the size and dead leaves, at last on whole pictures; returns balanced weights."""
+    """Train on crops of half the size, dead leaves and fractals, at last on whole pictures; returns them balanced."""
     size = corpus.images.shape[-1]
     torch.manual_seed(seed)
     vae = model or new(size=size)
     torch.nn.Module.to(vae, device)
+    rank, share = processes()
     shown = corpus.images[-8:].to(device).float() / 127.5 - 1
 
     def loss(step: int, progress: float) -> Tensor:
         if step in WHITENED:
             whiten(vae, corpus.images[:64])
-        draw = generator(seed, "autoencoder", step)
+        draw = generator(seed, f"autoencoder/{rank}" if rank else "autoencoder", step, device)
         whole = progress > WHOLE
-        edge, count = (size, max(1, rates.batch // 4)) if whole else (size // 2, rates.batch)
-        leaves = 0 if whole else round(LEAVES * count)
-        pixels = torch.cat([corpus.crops(draw, count - leaves, edge), dead_leaves(draw, leaves, edge)]).to(device)
+        batch = max(1, rates.batch // share)
+        edge, count = (size, max(1, batch // 4)) if whole else (size // 2, batch)
+        synthetic = round(SYNTHETIC * count)
+        leaves = synthetic // 2 + step % 2 * (synthetic % 2)
+        parts = [
+            corpus.crops(draw, count - synthetic, edge),
+            dead_leaves(draw, leaves, edge),
+            fractals(draw, synthetic - leaves, edge),
+        ]
+        pixels = torch.cat(parts)
         with torch.autocast(device, torch.bfloat16):
             posterior = _posterior(vae, pixels)
-            noise = torch.randn(posterior.mean.shape, generator=draw).to(device)
+            noise = torch.randn(posterior.mean.shape, generator=draw, device=device)
             restored = _decode(vae, posterior.mean + posterior.std * noise)
         return (
             reconstruction_error(restored.float(), pixels).mean()
@@ -136,7 +145,7 @@ def psnr(restored: Tensor, pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: Tensor, batch: int = 64) -> Tensor:
-    """Latents [N, 8, H/8, W/8] of uint8 images [N, 3, H, W]: the means, float32, on the CPU."""
+    """Latents [N, CHANNELS, H/8, W/8] of uint8 images [N, 3, H, W]: the means, float32, on the CPU."""
     device = vae.device
     parts = [_posterior(vae, part.to(device).float() / 127.5 - 1).mean.float().cpu() for part in images.split(batch)]
     return torch.cat(parts)

@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dreambooth.toybox import autoencoder
-from dreambooth.toybox.data import SIDED, Corpus, generator, pick_captions
-from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, fit
+from dreambooth.toybox.data import PLACEHOLDER, SIDED, Corpus, generator
+from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, fit, processes
 from dreambooth.toybox.sheets import save_sheet
 from dreambooth.toybox.tokenizer import rare_words
 
 SUBJECT_WEIGHT = 4.0
 """A latent pixel that shows the subject weighs 1 + this."""
-MIN_SNR = 5.0
+EMPTY, RARE = 0.1, 0.1
+"""Shares of empty captions and of captions with a rare word."""
+LOG_SNR = (-1.0, 2.2)
+"""Mean and deviation of the log signal-to-noise ratio at which the denoiser is trained."""
 PROMPTS = (
     "a dog", "a cat", "a teapot", "a robot", "a red car", "a backpack", "a stuffed animal", "a sneaker", "a duck",
     "a dog in the snow", "a cat on the beach", "a teapot on top of a wooden floor", "a robot in the jungle",
@@ -33,11 +36,50 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Latents:
-    """A corpus as the denoiser sees it: latents [2, N, C, h, w] in float16, the second half of mirrored pictures."""
+    """A corpus as the denoiser sees it, on its device.
+
+    values: [2, N, C, h, w], float16; the second half of mirrored pictures.
+    masks: [N, 1, h, w], the subject's share, uint8 of 255ths.
+    tokens: [N, V, L], int16, of each caption; the last one holds the placeholder's token before the class noun.
+    sided: [N, V], whether a caption says left or right, so that the mirrored picture would be wrong.
+    """
 
     values: Tensor
     masks: Tensor
-    captions: list[list[str]]
+    tokens: Tensor
+    sided: Tensor
+
+    def to(self, device: torch.device | str) -> "Latents":
+        return Latents(*(part.to(device) for part in (self.values, self.masks, self.tokens, self.sided)))
+
+    def replace(self, first: int, fresh: "Latents") -> int:
+        """Put other pictures in the place of rows `first` onwards, round the end; returns the row after them."""
+        count = len(self.masks)
+        rows = (first + torch.arange(len(fresh.masks), device=self.masks.device)) % count
+        self.values[:, rows] = fresh.values.to(self.values)
+        self.masks[rows], self.tokens[rows] = fresh.masks.to(self.masks), fresh.tokens.to(self.tokens)
+        self.sided[rows] = fresh.sided.to(self.sided)
+        return (first + len(fresh.masks)) % count
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the choice of captions needs from the tokenizer, as tensors: the rare words' tokens [R], the placeholder's,
+    and the empty caption [L]."""
+
+    rare: Tensor
+    placeholder: int
+    empty: Tensor
+
+    @staticmethod
+    def of(tokenizer: CLIPTokenizer, device: torch.device | str = "cpu") -> "Words":
+        """Every other rare word is left out: it is never seen in training, as an identifier should be."""
+        rare = [_token(tokenizer, word) for word in rare_words(tokenizer)]
+        return Words(torch.tensor(rare[::2], device=device), rare[0], tokens(tokenizer, [""])[0].to(device))
+
+
+def _token(tokenizer: CLIPTokenizer, word: str) -> int:
+    return tokenizer(word).input_ids[1]
 
 
 class Denoiser(nn.Module):
@@ -54,7 +96,7 @@ class Denoiser(nn.Module):
 
 
 def new(
-    tokenizer: CLIPTokenizer, *, size: int = 128, channels: tuple[int, ...] = (96, 192), width: int = 192,
+    tokenizer: CLIPTokenizer, *, size: int = 128, channels: tuple[int, ...] = (96, 160), width: int = 160,
     layers: int = 3, head: int = 32,
 ) -> Denoiser:  # fmt: skip
     """An untrained denoiser for pictures of `size` pixels. Attention stands at a 16th of the size and below: at an
@@ -63,8 +105,8 @@ def new(
     heads: Any = tuple(max(1, count // head) for count in channels)
     unet = UNet2DConditionModel(
         sample_size=size // 8,
-        in_channels=8,
-        out_channels=8,
+        in_channels=autoencoder.CHANNELS,
+        out_channels=autoencoder.CHANNELS,
         block_out_channels=channels,
         down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * lower),
         up_block_types=(*["CrossAttnUpBlock2D"] * lower, "UpBlock2D"),
@@ -79,7 +121,7 @@ def new(
         intermediate_size=4 * width,
         projection_dim=width,
         num_hidden_layers=layers,
-        num_attention_heads=max(1, width // 48),
+        num_attention_heads=max(1, width // 40),
         max_position_embeddings=tokenizer.model_max_length,
         bos_token_id=start,
         eos_token_id=end,
@@ -113,72 +155,113 @@ def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     ).input_ids
 
 
-def encode_corpus(corpus: Corpus, vae: AutoencoderKL, path: Path, log: Log = print) -> Latents:
-    """Encode the pictures and their mirror images once; `path` keeps the result for the same corpus and weights."""
+def encode_corpus(
+    corpus: Corpus, vae: AutoencoderKL, tokenizer: CLIPTokenizer, path: Path | None = None, log: Log = print
+) -> Latents:
+    """Encode the pictures and their mirror images once, and their captions; `path` keeps the result for the same
+    corpus and weights. The latents stay on the CPU."""
     weight = sum(float(value.double().abs().sum()) for value in vae.state_dict().values())
     stamp = {"pictures": str(len(corpus)), "weights": f"{weight:.6f}"}
-    if path.exists():
+    words = _encode_captions(corpus.captions, tokenizer)
+    if path is not None and path.exists():
         stored = load_file(path)
         if stored["stamp"].numpy().tobytes().decode() == str(stamp):
-            return Latents(stored["values"], corpus.masks, corpus.captions)
-    log(f"latents: encoding {len(corpus)} pictures, both ways round")
+            return Latents(stored["values"], corpus.masks, *words)
+    if path is not None:
+        log(f"latents: encoding {len(corpus)} pictures, both ways round")
     with torch.autocast(vae.device.type, torch.bfloat16):
         halves = [autoencoder.encode(vae, images).half() for images in (corpus.images, corpus.images.flip(-1))]
     values = torch.stack(halves)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    save_file({"values": values, "stamp": torch.tensor(list(str(stamp).encode()), dtype=torch.uint8)}, draft)
-    os.replace(draft, path)
-    return Latents(values, corpus.masks, corpus.captions)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".tmp")
+        save_file({"values": values, "stamp": torch.tensor(list(str(stamp).encode()), dtype=torch.uint8)}, draft)
+        os.replace(draft, path)
+    return Latents(values, corpus.masks, *words)
 
 
-def batch(latents: Latents, rare: list[str], draw: torch.Generator, count: int) -> tuple[Tensor, Tensor, list[str]]:
-    """Clean latents [B, C, h, w], masks [B, 1, h, w] in 0..1 and captions; mirrored where no caption says a side."""
-    rows = torch.randint(latents.values.shape[1], (count,), generator=draw)
-    chosen = pick_captions([latents.captions[row] for row in rows.tolist()], rare, torch.rand(count, 3, generator=draw))
-    sided = torch.tensor([SIDED.search(text) is not None for text in chosen])
-    mirrored = (torch.rand(count, generator=draw) < 0.5) & ~sided
+def _encode_captions(captions: list[list[str]], tokenizer: CLIPTokenizer) -> tuple[Tensor, Tensor]:
+    """Tokens [N, V, L] in int16 and whether a side is named [N, V]."""
+    flat = [text.replace(PLACEHOLDER, rare_words(tokenizer)[0]) for texts in captions for text in texts]
+    sided = torch.tensor([SIDED.search(text) is not None for text in flat])
+    ids = tokens(tokenizer, flat).to(torch.int16)
+    return ids.view(len(captions), -1, ids.shape[-1]), sided.view(len(captions), -1)
+
+
+def batch(latents: Latents, words: Words, draw: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean latents [B, C, h, w], masks [B, 1, h, w] in 0..1 and tokens [B, L]; mirrored where no side is named.
+
+    A tenth of the captions is empty (for guidance) and a tenth has a rare word before the class noun, a different one
+    each time, so that an unknown word stays harmless.
+    """
+    where = {"generator": draw, "device": draw.device}
+    variants = latents.tokens.shape[1]
+    rows = torch.randint(len(latents.masks), (count,), **where)
+    kind = torch.rand(count, **where)
+    variant = torch.where(kind < RARE, variants - 1, torch.randint(variants - 1, (count,), **where))
+    chosen = latents.tokens[rows, variant].long()
+    strange = words.rare[torch.randint(len(words.rare), (count, 1), **where)]
+    chosen = torch.where((kind < RARE).view(-1, 1) & (chosen == words.placeholder), strange, chosen)
+    empty = kind > 1 - EMPTY
+    chosen = torch.where(empty.view(-1, 1), words.empty, chosen)
+    mirrored = (torch.rand(count, **where) < 0.5) & (~latents.sided[rows, variant] | empty)
     clean = latents.values[mirrored.long(), rows].float()
     masks = latents.masks[rows].float() / 255
     return clean, torch.where(mirrored.view(-1, 1, 1, 1), masks.flip(-1), masks), chosen
 
 
-def v_error(predicted: Tensor, target: Tensor, masks: Tensor, snr: Tensor) -> Tensor:
-    """Squared error of v, one value a row: the subject's pixels weigh 1 + SUBJECT_WEIGHT, and a step weighs
-    min(SNR, 5) / (SNR + 1) (Hang et al. 2023, eq. 5 for v).
+def v_error(predicted: Tensor, target: Tensor, masks: Tensor) -> Tensor:
+    """Squared error of v, one value a row: the subject's pixels weigh 1 + SUBJECT_WEIGHT.
 
-    predicted, target [B, C, h, w]; masks [B, 1, h, w]; snr [B].
+    predicted, target [B, C, h, w]; masks [B, 1, h, w].
     """
     weights = 1 + SUBJECT_WEIGHT * masks
     squared = (predicted - target).square().mean(1, keepdim=True)
-    rows = (squared * weights).sum((1, 2, 3)) / weights.sum((1, 2, 3))
-    return rows * snr.clamp(max=MIN_SNR) / (snr + 1)
+    return (squared * weights).sum((1, 2, 3)) / weights.sum((1, 2, 3))
+
+
+def draw_timesteps(log_snr: Tensor, count: int, draw: torch.Generator) -> Tensor:
+    """Timesteps [count] whose log signal-to-noise ratio is normal with LOG_SNR (Karras et al. 2022, section 5, in v's
+    terms): what a picture shows is settled at middling noise, and equal chances for all times would spend most steps
+    where there is little to learn. log_snr [T] falls with time."""
+    mean, deviation = LOG_SNR
+    wanted = mean + deviation * torch.randn(count, generator=draw, device=draw.device)
+    return (len(log_snr) - torch.searchsorted(log_snr.flip(0).contiguous(), wanted)).clamp(0, len(log_snr) - 1)
 
 
 def train(
     latents: Latents, tokenizer: CLIPTokenizer, vae: AutoencoderKL, folder: Path, budget: Budget, rates: Optimisation,
     *, model: Denoiser | None = None, device: str = "cpu", seed: int = 0, compiled: bool = False, resume: bool = True,
-    snapshot: Callable[[Denoiser], None] | None = None, log: Log = print,
+    fresh: Callable[[], list[Corpus]] = list, snapshot: Callable[[Denoiser], None] | None = None, log: Log = print,
 ) -> Fitted[Denoiser]:  # fmt: skip
-    """Train U-Net and text encoder together; `snapshot` is given the averaged weights at every checkpoint."""
+    """Train U-Net and text encoder together; `snapshot` is given the averaged weights at every checkpoint.
+
+    `fresh` may give new pictures at each step; they take the place of the oldest ones.
+    """
     torch.manual_seed(seed)
     denoiser = (model or new(tokenizer, size=8 * latents.values.shape[-1])).to(device)
     noise_schedule = scheduler()
+    noise_schedule.alphas_cumprod = noise_schedule.alphas_cumprod.to(device)
     alphas = noise_schedule.alphas_cumprod
-    rare = rare_words(tokenizer)[::2]  # every other one is never seen in training, as an identifier should be
+    log_snr = (alphas / (1 - alphas)).log()
+    latents, words = latents.to(device), Words.of(tokenizer, device)
     forward = torch.compile(denoiser) if compiled else denoiser
+    rank, count = processes()
+    oldest = 0
 
     def loss(step: int, _progress: float) -> Tensor:
-        draw = generator(seed, "denoiser", step)
-        clean, masks, texts = batch(latents, rare, draw, rates.batch)
-        noise = torch.randn(clean.shape, generator=draw)
-        timesteps = cast("torch.IntTensor", torch.randint(1000, (len(clean),), generator=draw))
+        nonlocal oldest
+        for corpus in fresh():
+            oldest = latents.replace(oldest, encode_corpus(corpus, vae, tokenizer))
+        draw = generator(seed, f"denoiser/{rank}" if rank else "denoiser", step, device)
+        clean, masks, text = batch(latents, words, draw, rates.batch // count)
+        noise = torch.randn(clean.shape, generator=draw, device=device)
+        timesteps = cast("torch.IntTensor", draw_timesteps(log_snr, len(clean), draw))
         noisy = noise_schedule.add_noise(clean, noise, timesteps)
         target = noise_schedule.get_velocity(clean, noise, timesteps)
-        snr = alphas[timesteps] / (1 - alphas[timesteps])
         with torch.autocast(device, torch.bfloat16):
-            predicted = forward(noisy.to(device), timesteps.to(device), tokens(tokenizer, texts).to(device))
-        return v_error(predicted.float(), target.to(device), masks.to(device), snr.to(device)).mean()
+            predicted = forward(noisy, timesteps, text)
+        return v_error(predicted.float(), target, masks).mean()
 
     def sheet(average: Denoiser, path: Path) -> None:
         save_sheet(sample(pipeline(vae, average, tokenizer), list(PROMPTS), seed=seed), path, columns=8)

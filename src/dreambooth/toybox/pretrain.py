@@ -7,7 +7,9 @@ import copy
 import platform
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,9 +21,9 @@ from dreambooth.toybox.denoiser import Denoiser
 from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation
 
 AUTOENCODER_BUDGET = Budget(steps=7_000)
-AUTOENCODER_RATES = Optimisation(rate=1.2e-3, batch=16, warmup=100, average=0.998)
-DENOISER_BUDGET = Budget(steps=15_000)
-DENOISER_RATES = Optimisation(rate=5e-4, batch=32, warmup=200, average=0.999)
+AUTOENCODER_RATES = Optimisation(rate=3e-3, batch=16, warmup=100, average=0.998)
+DENOISER_BUDGET = Budget(steps=8_000)
+DENOISER_RATES = Optimisation(rate=2e-3, batch=64, warmup=200, average=0.999)
 UNSEEN = 64
 """How many unseen individuals the reconstruction is measured on."""
 
@@ -29,7 +31,7 @@ UNSEEN = 64
 @dataclass(frozen=True)
 class PretrainConfig:
     """What is trained, on how much, for how long. The defaults take some three hours on two free CPU cores; the model
-    card of the embedded model says what it had. With a GPU ask for more of everything."""
+    card of the embedded model says what it had."""
 
     images: int = 20_480
     size: int = 128
@@ -38,12 +40,20 @@ class PretrainConfig:
     denoiser: Budget = DENOISER_BUDGET
     autoencoder_rates: Optimisation = AUTOENCODER_RATES
     denoiser_rates: Optimisation = DENOISER_RATES
-    autoencoder_channels: tuple[int, ...] = (16, 32, 64, 128)
-    denoiser_channels: tuple[int, ...] = (96, 192)
-    text_width: int = 192
+    autoencoder_channels: tuple[int, ...] = (32, 64, 64, 96)
+    denoiser_channels: tuple[int, ...] = (96, 160)
+    text_width: int = 160
     text_layers: int = 3
     compiled: bool = True
-    """Render and train through torch.compile."""
+    """Render through torch.compile; on CUDA train through it as well."""
+
+    def on_cuda(self) -> "PretrainConfig":
+        """The same with batches that fill a GPU, and as many times the pictures seen."""
+        return replace(
+            self,
+            autoencoder_rates=replace(self.autoencoder_rates, batch=8 * self.autoencoder_rates.batch),
+            denoiser_rates=replace(self.denoiser_rates, batch=8 * self.denoiser_rates.batch),
+        )
 
 
 @dataclass(frozen=True)
@@ -65,37 +75,55 @@ def pretrain(
     """Train the embedded model and save it at `out` as a StableDiffusionPipeline in float16, with its model card.
 
     The state lies in `work`; the model at `out` is brought up to date every few minutes. Without `resume` the
-    training starts anew, but rendered pictures are kept: delete `work/corpus` after the world has changed.
+    training starts anew, but rendered pictures are kept: delete `work/corpus` after the world has changed. On CUDA
+    the denoiser sees fresh pictures all the time, rendered by the cores while the GPU trains.
     """
     config = config or PretrainConfig()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    data.extend(work / "corpus", config.images, size=config.size, device=device, compiled=config.compiled, log=log)
+    cuda = device.startswith("cuda")
+    config = config.on_cuda() if cuda else config
+    data.extend(work / "corpus", config.images, size=config.size, compiled=config.compiled, log=log)
     corpus = data.load(work / "corpus", config.images)
     words = learn_words()
     vae = autoencoder.train(
         corpus, work, config.autoencoder, config.autoencoder_rates, device=device, seed=config.seed, resume=resume,
         model=autoencoder.new(config.autoencoder_channels, config.size), log=log,
     )  # fmt: skip
-    latents = denoiser.encode_corpus(corpus, vae.module, work / "latents.safetensors", log)
+    latents = denoiser.encode_corpus(corpus, vae.module, words, work / "latents.safetensors", log)
     torch.manual_seed(config.seed)
-    fresh = denoiser.new(
+    model = denoiser.new(
         words,
         size=config.size,
         channels=config.denoiser_channels,
         width=config.text_width,
         layers=config.text_layers,
     )
-    trained = denoiser.train(
-        latents, words, vae.module, work, config.denoiser, config.denoiser_rates, model=fresh, device=device,
-        seed=config.seed, compiled=config.compiled, resume=resume,
-        snapshot=lambda average: save(out, vae.module, average, words), log=log,
-    )  # fmt: skip
+    with fresh_pictures(config, cuda) as fresh:
+        trained = denoiser.train(
+            latents, words, vae.module, work, config.denoiser, config.denoiser_rates, model=model, device=device,
+            seed=config.seed, compiled=config.compiled and cuda, resume=resume, fresh=fresh,
+            snapshot=lambda average: save(out, vae.module, average, words), log=log,
+        )  # fmt: skip
     measures = measure(vae, trained, words, config)
     save(out, vae.module, trained.module, words)
     (out / "README.md").write_text(card(config, measures), "utf-8")
     log(f"saved {out}: {measures.psnr_db:.1f} dB, {measures.seconds_an_image:.2f} s an image")
     return measures
+
+
+@contextmanager
+def fresh_pictures(config: PretrainConfig, wanted: bool) -> Generator[Callable[[], list[data.Corpus]]]:
+    """Gives the pictures rendered since the last call, of scenes that the corpus does not hold; none unless wanted."""
+    if not wanted:
+        yield list
+        return
+    first = -(-config.images // data.SHARD)
+    stream = data.Stream(first, config.size, max(1, data.usable_cores() - 2), config.compiled)
+    try:
+        yield stream.take
+    finally:
+        stream.close()
 
 
 def learn_words(scenes: int = 20_000) -> CLIPTokenizer:
@@ -150,7 +178,7 @@ DreamBooth, not for pictures of the real world. No photo and no foreign weights 
 | | |
 |---|---|
 | data | {images} pictures of {size} px, rendered and captioned by `dreambooth.toybox` |
-| autoencoder | {vae_size:.2f} M parameters, 8 channels at an eighth of the size, scaling factor 1 |
+| autoencoder | {vae_size:.2f} M parameters, {channels} channels at an eighth of the size, scaling factor 1 |
 | its training | {vae_steps} steps of {vae_batch}, {vae_minutes:.0f} min, final loss {vae_loss:.3f} |
 | its reconstruction | {psnr:.1f} dB PSNR on {unseen} individuals that training never showed |
 | U-Net | {unet_size:.2f} M parameters, predicts v |
@@ -160,8 +188,9 @@ DreamBooth, not for pictures of the real world. No photo and no foreign weights 
 | one picture | {seconds:.2f} s (25 DDIM steps with guidance 4, batch 4, bfloat16) |
 
 Losses. Autoencoder: absolute error at four scales, of edges and of chroma, KL {kl:g}. Denoiser: squared error of v,
-weighted min(SNR, 5) / (SNR + 1) by time and 1 + 4 x mask by latent pixel; a tenth of the captions empty, a tenth with
-a rare word before the class noun (every other rare word is kept back and never seen). The weights are moving averages.
+weighted 1 + 4 x mask by latent pixel, at times whose log SNR is normal ({log_snr}); a tenth of the captions empty, a
+tenth with a rare word before the class noun (every other rare word is kept back and never seen). Both with Muon (AdamW
+for first and last layers, embeddings, norms and biases). The weights are moving averages.
 
 Made by `dreambooth toybox pretrain`.
 """
@@ -191,6 +220,8 @@ def card(config: PretrainConfig, measures: Measures) -> str:
         seconds=measures.seconds_an_image,
         unseen=UNSEEN,
         kl=autoencoder.KL,
+        channels=autoencoder.CHANNELS,
+        log_snr="mean {:g}, deviation {:g}".format(*denoiser.LOG_SNR),
     )
 
 
