@@ -194,7 +194,7 @@ def batch(latents: Latents, words: Words, draw: torch.Generator, count: int) -> 
     A tenth of the captions is empty (for guidance) and a tenth has a rare word before the class noun, a different one
     each time, so that an unknown word stays harmless.
     """
-    where = {"generator": draw, "device": draw.device}
+    where: dict[str, Any] = {"generator": draw, "device": draw.device}
     variants = latents.tokens.shape[1]
     rows = torch.randint(len(latents.masks), (count,), **where)
     kind = torch.rand(count, **where)

@@ -5,8 +5,10 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -123,8 +125,20 @@ def processes() -> tuple[int, int]:
     if "WORLD_SIZE" not in os.environ:
         return 0, 1
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # A process may wait while the first one renders a whole corpus.
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=12))
     return dist.get_rank(), dist.get_world_size()
+
+
+@contextmanager
+def first_process_first() -> Generator[None]:
+    """The first process does the work inside; the others wait, and then find it done."""
+    rank, count = processes()
+    if rank:
+        dist.barrier()
+    yield
+    if not rank and count > 1:
+        dist.barrier()
 
 
 def _agreed(progress: float) -> float:

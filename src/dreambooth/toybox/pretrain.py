@@ -18,7 +18,7 @@ from transformers import CLIPTokenizer
 
 from dreambooth.toybox import autoencoder, captions, data, denoiser, tokenizer, world
 from dreambooth.toybox.denoiser import Denoiser
-from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation
+from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, first_process_first, processes
 
 AUTOENCODER_BUDGET = Budget(steps=7_000)
 AUTOENCODER_RATES = Optimisation(rate=3e-3, batch=16, warmup=100, average=0.998)
@@ -83,14 +83,18 @@ def pretrain(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     cuda = device.startswith("cuda")
     config = config.on_cuda() if cuda else config
-    data.extend(work / "corpus", config.images, size=config.size, compiled=config.compiled, log=log)
+    first = processes()[0] == 0
+    log = log if first else _silent
+    with first_process_first():
+        data.extend(work / "corpus", config.images, size=config.size, compiled=config.compiled, log=log)
     corpus = data.load(work / "corpus", config.images)
     words = learn_words()
     vae = autoencoder.train(
         corpus, work, config.autoencoder, config.autoencoder_rates, device=device, seed=config.seed, resume=resume,
         model=autoencoder.new(config.autoencoder_channels, config.size), log=log,
     )  # fmt: skip
-    latents = denoiser.encode_corpus(corpus, vae.module, words, work / "latents.safetensors", log)
+    with first_process_first():
+        latents = denoiser.encode_corpus(corpus, vae.module, words, work / "latents.safetensors", log)
     torch.manual_seed(config.seed)
     model = denoiser.new(
         words,
@@ -106,10 +110,15 @@ def pretrain(
             snapshot=lambda average: save(out, vae.module, average, words), log=log,
         )  # fmt: skip
     measures = measure(vae, trained, words, config)
+    if not first:
+        return measures
     save(out, vae.module, trained.module, words)
     (out / "README.md").write_text(card(config, measures), "utf-8")
     log(f"saved {out}: {measures.psnr_db:.1f} dB, {measures.seconds_an_image:.2f} s an image")
     return measures
+
+
+def _silent(_line: str) -> None: ...
 
 
 @contextmanager
