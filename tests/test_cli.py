@@ -161,7 +161,11 @@ class TestTheRoad:
 
 WRONG = [
     (["train"], "No photos"),
-    (["train", "{photos}", "--model", "{model}"], "class noun is empty"),
+    (["train", "{photos}", "--model", "{model}", "--judge-clip", "none"], "with --class-noun"),
+    (["train", "{photos}", "--model", "no-such-model"], "There is no model 'no-such-model'"),
+    (["class-noun", "{photos}", "--encoder", "none"], "There is no encoder 'none'"),
+    (["class-noun", "{empty}"], "No usable photo"),
+    (["class-noun", "{photos}", "--nouns", "{empty}/none.txt"], "none.txt"),
     (["train", "{photos}/none", "--class-noun", "dog", "--model", "{model}"], "none"),
     (["train", "{empty}", "--class-noun", "dog", "--model", "{model}"], "No usable photo"),
     (["train", "{photos}", "--class-noun", "dog", "--model", "no-such-model"], "There is no model 'no-such-model'"),

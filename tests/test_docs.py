@@ -114,7 +114,7 @@ def test_commands_exist(page: Path):
             pytest.fail(f"dreambooth {' '.join(words)}: {getattr(error, 'message', error)}")
         if words[0] == "train":
             names = {name: field.alias or name for name, field in config.TrainConfig.model_fields.items()}
-            values = {names[name]: value for name, value in given.items() if name in names and value is not None}
+            values = {names[name]: value for name, value in given.items() if name in names and value not in (None, ())}
             config.make_config(values | {"photos": [str(path) for path in values.get("photos", [])]})
 
 
@@ -169,6 +169,15 @@ def test_defaults_of_the_models_are_told(tiny_model: Path, monkeypatch: pytest.M
     for name, cells in told.items():
         expected = [getattr(spec, name.removeprefix("prior_")) for spec in (small, large)]
         assert [tomllib.loads(f"value = {cell.strip('`')}")["value"] for cell in cells] == expected, name
+
+
+def test_defaults_of_textual_inversion_are_told(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").split("## Textual Inversion")[1]
+    told = {name: [float(cell.strip("`")) for cell in cells] for name, *cells in rows(text.split("\n## ")[0])}
+    small = load(str(tiny_model)).spec
+    monkeypatch.setattr(stable_diffusion, "SMALL_DENOISER", 0)
+    recipes = [spec.textual_inversion for spec in (small, load(str(tiny_model)).spec)]
+    assert told == {name: [getattr(recipe, name) for recipe in recipes] for name in vars(recipes[0])}
 
 
 @pytest.mark.parametrize(

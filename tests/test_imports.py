@@ -12,7 +12,7 @@ SOURCE = Path(dreambooth.__file__).parent
 # From the ground up; a module may import from its own layer or a lower one.
 LAYERS = [
     {"errors"},
-    {"config", "seeding", "ui", "sheets", "models"},
+    {"config", "seeding", "ui", "sheets", "models", "nouns"},
     {"photo", "process", "loss"},
     {"subject"},
     {"prompts", "identifier"},
@@ -24,6 +24,7 @@ LAYERS = [
     {"trainer"},
     {"drawing"},
     {"evaluation", "run"},
+    {"tracking", "class_noun"},
     {"prepare"},
     {"workflow"},
     {"cli"},

@@ -95,7 +95,7 @@ class TestStep:
         backbone = backbones.load(str(tiny_model))
         encoded = backbone.encode_prompts(data.prompts)
         batch = next(data.batches(0, 0, 1, 1))
-        hidden = data.conditioning(encoded, batch).tensors["hidden"]
+        hidden = encoded.take(data.prompt_numbers(batch, 0, 0)).tensors["hidden"]
         assert torch.equal(hidden[0], encoded.tensors["hidden"][0]) and torch.equal(
             hidden[1], encoded.tensors["hidden"][1]
         )
@@ -246,16 +246,3 @@ class TestBadLuck:
         with pytest.raises(RunError, match=r"step 2 cannot be written.*No space left"):
             run.save_checkpoint(2, {"trained": {"a": torch.ones(2)}}, keep=1)
         assert [checkpoint.step for checkpoint in run.checkpoints()] == [1]
-
-
-class TestMethodContract:
-    def test_saved_equals_loaded_and_ejected_equals_base(self, tiny_model: Path, tmp_path: Path):
-        base = backbones.load(str(tiny_model))
-        backbone, method = backbones.load(str(tiny_model)), FullFineTuning(True)
-        finetune(backbone, method, examples(), settings(), RunFolder.create(tmp_path / "run", make_config({})))
-        trained = {key: value.clone() for key, value in method.state_dict().items()}
-        method.eject()
-        for name in ("denoiser", "text_encoder"):
-            assert_equal(dict(base.modules[name].state_dict()), dict(backbone.modules[name].state_dict()))
-        method.load_state_dict(trained)
-        assert_equal(trained, method.state_dict())

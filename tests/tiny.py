@@ -114,6 +114,60 @@ def saved_stable_diffusion(folder: Path, prediction_type: str = "epsilon") -> Pa
     return folder / "model"
 
 
+def saved_clip(folder: Path, seed: int = 0) -> Path:
+    """A folder with an untrained `CLIPModel` of 32 px, its tokenizer and its image processor's settings."""
+    from transformers import CLIPConfig, CLIPModel
+
+    tokenizer = clip_tokenizer(folder / "tokenizer-source")
+    small = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 16,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {"image_size": 32, "patch_size": 8}
+    torch.manual_seed(seed)
+    CLIPModel(CLIPConfig(text_config=small | text, vision_config=small | vision, projection_dim=24)).save_pretrained(
+        folder / "clip"
+    )
+    tokenizer.save_pretrained(folder / "clip")
+    save_preparation(folder / "clip", "CLIPImageProcessor", size=32, crop_size=32, do_center_crop=True)
+    return folder / "clip"
+
+
+def saved_dino(folder: Path, seed: int = 0, pooler: bool = False) -> Path:
+    """A folder with an untrained `ViTModel` of 32 px, four layers deep, and its image processor's settings."""
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(seed)
+    config = ViTConfig(
+        hidden_size=24,
+        intermediate_size=37,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=32,
+        patch_size=8,
+    )
+    ViTModel(config, add_pooling_layer=pooler).save_pretrained(folder / "dino")
+    save_preparation(folder / "dino", "ViTImageProcessor", size=32)
+    return folder / "dino"
+
+
+def save_preparation(folder: Path, kind: str, **settings: Any) -> None:
+    """A `preprocessor_config.json` with CLIP's mean and deviation."""
+    facts = {
+        "image_processor_type": kind,
+        "do_resize": True,
+        "resample": 3,
+        "do_normalize": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(facts | settings))
+
+
 def single_file(model: Path, path: Path) -> Path:
     """The folder's weights under the names of the original Stable Diffusion checkpoints."""
     from safetensors.torch import load_file, save_file

@@ -5,7 +5,7 @@ subject.json    photos, identifier, class noun   previews/step-000100.png   fixe
 photos/         the squares the model sees       model/                     the result, a diffusers pipeline
 prior.png       the class as it was              samples/                   the pictures of the applications
 log.jsonl       one line a step                  report.html                all of it on one page
-times.json      seconds of each phase
+times.json      seconds of each phase            track.jsonl, best/         judgements as training goes, best weights
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from dreambooth.errors import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LOG, TRACK = "log.jsonl", "track.jsonl"
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,14 @@ class RunFolder:
     def times(self) -> dict[str, float]:
         return self.read_json("times.json") if (self.path / "times.json").is_file() else {}
 
-    def append_log(self, entry: Mapping[str, Any]) -> None:
-        """One line of log.jsonl."""
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+    def append_log(self, entry: Mapping[str, Any], name: str = LOG) -> None:
+        """One line of the log of that name."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def read_log(self) -> list[dict[str, Any]]:
+    def read_log(self, name: str = LOG) -> list[dict[str, Any]]:
         """The lines of the log, without one that a kill cut short."""
-        path = self.path / "log.jsonl"
+        path = self.path / name
         entries: list[dict[str, Any]] = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             try:
@@ -149,8 +151,10 @@ class RunFolder:
 
     def cut_log(self, step: int) -> None:
         """Forgets what was logged after `step`, which will be done again."""
-        kept = [json.dumps(entry) for entry in self.read_log() if entry["step"] <= step]
-        write_whole(self.path / "log.jsonl", "".join(line + "\n" for line in kept))
+        for name in (LOG, TRACK):
+            kept = [json.dumps(entry) for entry in self.read_log(name) if entry["step"] <= step]
+            if kept or (self.path / name).exists():
+                write_whole(self.path / name, "".join(line + "\n" for line in kept))
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], keep: int) -> None:
         """Writes a checkpoint whole, then prunes older ones so that `keep` remain. Raises RunError when it cannot."""
@@ -195,6 +199,30 @@ def write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Replaces a safetensors file at once. Raises RunError when it cannot be written."""
+    from safetensors.torch import save_file
+
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary)
+        _sync(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises RunError when it cannot be read."""
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise RunError(f"{path} cannot be read ({error}); delete it, and the next best weights are taken.") from error
 
 
 def require_free_space(folder: Path, needed_bytes: int) -> None:

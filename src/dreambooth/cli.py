@@ -10,7 +10,10 @@ import typer
 
 from dreambooth.config import SECTIONS, SamplerName, TrainConfig, read_config, to_toml
 from dreambooth.errors import ConfigError
+from dreambooth.evaluation.cli import add_commands as add_benchmark_commands
+from dreambooth.evaluation.compare_cli import compare
 from dreambooth.toybox.cli import app as toybox
+from dreambooth.toybox.suites import suites as toybox_suites
 from dreambooth.ui import Display
 
 app = typer.Typer(
@@ -18,8 +21,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     help="Photos of a subject in, a text-to-image model that knows it out.",
+    context_settings={"obj": toybox_suites()},
 )
 app.add_typer(toybox, name="toybox", help="The embedded world: photos, sheets and models of ray-traced toys.")
+add_benchmark_commands(app)
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings and the result.")]
 Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
@@ -27,10 +32,10 @@ Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
 
 def _train(**given: Any) -> None:
     """Fine-tune a model on three to five photos of one subject."""
-    from dreambooth import workflow
+    from dreambooth import class_noun, workflow
     from dreambooth.prepare import prepare
 
-    resume, config_file = given.pop("resume"), given.pop("config")
+    resume, config_file, accept = given.pop("resume"), given.pop("config"), given.pop("yes")
     dry_run, display = given.pop("dry_run"), Display(given.pop("quiet"))
     given["photos"] = [str(path) for path in given["photos"]] if given["photos"] else None
     if resume is not None:
@@ -40,6 +45,7 @@ def _train(**given: Any) -> None:
         run = workflow.resume(resume, display)
     else:
         config = read_config(config_file, {_alias(name): value for name, value in given.items()})
+        config = class_noun.settle(config, accept, display)
         if dry_run:
             prepared = prepare(config, display)
             display.say(prepared.plan.table())
@@ -84,12 +90,13 @@ def _add_train_command() -> None:
         "photos": Annotated[list[Path] | None, typer.Argument(help="Folders or files with photos.")],
         "config": Annotated[Path | None, typer.Option(help="TOML file with any of these settings.")],
         "resume": Annotated[Path | None, typer.Option(help="Go on with this run folder.")],
+        "yes": Annotated[bool, typer.Option("--yes", help="Take the class noun that is proposed when none is given.")],
         "dry_run": Annotated[bool, typer.Option("--dry-run", help="Show settings, counts and costs; do nothing.")],
         "quiet": Quiet,
     }
-    keyword = inspect.Parameter.KEYWORD_ONLY
+    keyword, switches = inspect.Parameter.KEYWORD_ONLY, ("yes", "dry_run", "quiet")
     parameters = [
-        inspect.Parameter(name, keyword, default=False if name in ("dry_run", "quiet") else None, annotation=annotation)
+        inspect.Parameter(name, keyword, default=False if name in switches else None, annotation=annotation)
         for name, annotation in own.items()
     ] + _training_flags()
     _train.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
@@ -190,6 +197,29 @@ def identifiers(
         reaction = f"{reactions[one.text]:.3f}" if probe else "not probed"
         table.add_row(one.text, str(list(one.token_ids)), f"{one.rarity:.3f}", reaction, " ".join(one.warnings))
     display.console.print(table)
+
+
+@app.command("class-noun")
+def class_noun_command(
+    photos: Annotated[list[Path], typer.Argument(help="Folders or files with photos of one subject.")],
+    encoder: Annotated[
+        str, typer.Option(help="The CLIP that looks; clip-vit-b-32 for photographs. Embedded name, folder or hub id.")
+    ] = "toybox-clip",
+    nouns: Annotated[Path | None, typer.Option(help="Text file with the nouns to choose from, one a line.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many to list.")] = 10,
+    device: Device = "auto",
+) -> None:
+    """Rank what the photos may show, for --class-noun."""
+    from rich.console import Console
+
+    from dreambooth import class_noun
+
+    choice = class_noun.read_nouns(nouns) if nouns else class_noun.nouns_for(encoder)
+    ranking = class_noun.look([str(path) for path in photos], encoder, choice, device)
+    Console(highlight=False).print(class_noun.table(ranking, count))
+
+
+app.command()(compare)
 
 
 @app.command()

@@ -13,14 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dreambooth.errors import ConfigError
 
 SamplerName = Literal["ddim", "dpm++", "unipc", "euler", "ancestral", "ddpm"]
+MethodName = Literal["dreambooth", "textual-inversion"]
 
 # The first field of each section, for `--help`.
 SECTIONS = {
     "photos": "The subject",
     "model": "The model",
+    "method": "The method",
     "identifier": "The identifier",
     "with_prior_preservation": "Prior preservation",
     "max_train_steps": "Training",
+    "track": "Judging as training goes",
     "out": "The run folder",
     "applications": "The pictures at the end",
 }
@@ -50,12 +53,23 @@ class TrainConfig(BaseModel):
     device: str = Field("auto", description="auto, cuda, mps or cpu.")
     mixed_precision: Literal["auto", "no", "bf16"] = Field("auto", description="auto: bf16 on CUDA, else none.")
 
+    # The method
+    method: MethodName = Field(
+        "dreambooth", description="dreambooth trains the model; textual-inversion a new word's embedding and no more."
+    )
+    num_vectors: int = Field(1, ge=1, le=32, description="How many tokens the word of textual-inversion stands for.")
+    initializer_word: str | None = Field(
+        None, description="What the word of textual-inversion means at first; the class noun by default."
+    )
+
     # The identifier
-    identifier: str | None = Field(None, description="The rare word; chosen from the model's vocabulary by default.")
+    identifier: str | None = Field(
+        None, description="The rare word, or the new one such as <my-dog> of textual-inversion; chosen by default."
+    )
     probe_identifier: bool = Field(
         False, description="Let the frozen model draw candidates; the weakest reaction wins."
     )
-    instance_prompt: str = Field("a {subject}", description="Caption of every photo.")
+    instance_prompt: str | None = Field(None, description="Caption of every photo; by default that of the method.")
     class_prompt: str = Field("a {class}", description="Prompt of the prior samples.")
 
     # Prior preservation
@@ -92,6 +106,25 @@ class TrainConfig(BaseModel):
     ema_decay: float = Field(0.99, ge=0, lt=1, description="Decay of that average a step.")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
 
+    # Judging as training goes
+    track: bool = Field(False, description="Judge likeness, obedience and drift as training goes, and keep the best.")
+    track_steps: int = Field(50, ge=1, description="Steps between judgements.")
+    track_prompts: list[str] = Field(
+        default_factory=lambda: [
+            "a {subject}",
+            "a {subject} on the beach",
+            "a {subject} in the jungle",
+            "a {class}",
+        ],
+        description="Fixed prompts that are judged: some of the subject, and some of the bare class.",
+    )
+    track_images: int = Field(4, ge=1, description="Pictures of each of them, always with the same seeds.")
+    judge_dino: str | None = Field(None, description="Encoder of likeness and drift: name, folder or hub id.")
+    judge_clip: str | None = Field(None, description="Encoder of obedience: name, folder or hub id.")
+    keep_best: bool = Field(True, description="When tracked, the weights of best balance become the model.")
+    early_stop: bool = Field(False, description="Track, and stop when likeness no longer rises and drift does.")
+    early_stop_patience: int = Field(3, ge=1, description="Judgements over which that must hold.")
+
     # The run folder
     out: str = Field("", description="The run folder; runs/CLASS-NOUN by default.")
     checkpointing_steps: int = Field(100, ge=1, description="Steps between checkpoints.")
@@ -116,12 +149,37 @@ class TrainConfig(BaseModel):
     num_inference_steps: int | None = Field(None, ge=1, le=1000, description="Sampling steps of previews and pictures.")
     guidance_scale: float | None = Field(None, ge=0, description="Guidance of previews and pictures.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _method_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        inversion = values.get("method") == "textual-inversion"
+        return {"with_prior_preservation": False} | values if inversion else values
+
+    @model_validator(mode="after")
+    def _fits_method(self) -> TrainConfig:
+        if self.method == "textual-inversion":
+            clashing = ("with_prior_preservation", "train_text_encoder", "probe_identifier")
+            if wrong := [name for name in clashing if getattr(self, name)]:
+                raise ValueError(
+                    f"{' and '.join(wrong)} cannot go with textual-inversion, which trains one new word and leaves the "
+                    "model, and with it the class, as it is; leave it out"
+                )
+            return self
+        if self.num_vectors != 1 or self.initializer_word is not None:
+            raise ValueError("num_vectors and initializer_word belong to textual-inversion; choose that method")
+        if self.identifier is not None and self.identifier.startswith("<"):
+            raise ValueError("words in angle brackets belong to textual-inversion; give the identifier without them")
+        return self
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
-        if "{subject}" not in self.instance_prompt:
+        named = ("{subject}", "{identifier}")
+        if self.instance_prompt is not None and not any(name in self.instance_prompt for name in named):
             raise ValueError("instance_prompt must contain {subject}, or nothing would bind to the identifier")
-        if "{subject}" in self.class_prompt:
+        if any(name in self.class_prompt for name in named):
             raise ValueError("class_prompt must not contain {subject}: the prior is the class without the subject")
+        if len({"{subject}" in prompt or "{identifier}" in prompt for prompt in self.track_prompts}) < 2:
+            raise ValueError("track_prompts must hold a prompt with {subject} and one without, such as a {class}")
         return self
 
 

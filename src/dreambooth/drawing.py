@@ -53,7 +53,7 @@ def draw(
 def cut_prompts(backbone: Backbone, prompts: Sequence[str]) -> list[str]:
     """The prompts that are longer than the model reads."""
     limit = backbone.spec.max_tokens
-    return [prompt for prompt in prompts if len(backbone.tokenizer(prompt).input_ids) > limit]
+    return [prompt for prompt in prompts if backbone.count_tokens(prompt) > limit]
 
 
 def save(pictures: Sequence[Picture], folder: Path, model: str, sampling: Sampling, columns: int) -> list[Path]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dreambooth.backbones.protocol import Backbone, Conditioning
+from dreambooth.backbones.protocol import Backbone
 from dreambooth.seeding import derive, generator
 
 
@@ -27,11 +27,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Examples:
-    """Latents of the photos [S, ...] and of the prior samples [P, ...] (P may be 0), and their two prompts."""
+    """Latents of the photos [S, ...] and of the prior samples [P, ...] (P may be 0), and what they are called.
+
+    `prompts` are the captions of the photos, one or more, and last the class prompt.
+    """
 
     subject: Tensor
     prior: Tensor
-    prompts: tuple[str, str]
+    prompts: tuple[str, ...]
 
     def to(self, device: torch.device) -> Examples:
         return Examples(self.subject.to(device), self.prior.to(device), self.prompts)
@@ -55,9 +58,21 @@ class Examples:
             is_prior = torch.tensor([number >= total for number in numbers], device=clean.device)
             yield Batch(clean, is_prior, tuple(numbers))
 
-    def conditioning(self, encoded: Conditioning, batch: Batch) -> Conditioning:
-        """Each row's prompt, from `encoded`, whose rows are the two prompts."""
-        return encoded.take(batch.is_prior.long())
+    def prompt_numbers(self, batch: Batch, seed: int, step: int) -> Tensor:
+        """Which of `prompts` each row of the batch is called by, [B] long; of several captions (seed, step, row) draws.
+
+        >>> Examples(torch.zeros(1, 1), torch.zeros(1, 1), ("a zqk dog", "a dog")).prompt_numbers(
+        ...     Batch(torch.zeros(2, 1), torch.tensor([False, True]), (0, 1)), seed=0, step=0
+        ... )
+        tensor([0, 1])
+        """
+        captions = len(self.prompts) - 1
+        return torch.tensor(
+            [
+                captions if prior else int(torch.randint(captions, (), generator=generator(seed, "caption", step, row)))
+                for row, prior in zip(batch.rows, batch.is_prior.tolist(), strict=True)
+            ]
+        )
 
 
 def draw(count: int, seed: int, stream: str, position: int, length: int) -> list[int]:

@@ -11,24 +11,30 @@ from torch import Tensor
 from dreambooth.backbones.protocol import Backbone, Spec
 from dreambooth.config import TrainConfig
 from dreambooth.methods.protocol import Method
+from dreambooth.prompts import INSTANCE_TEMPLATE
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 FLOAT32_BYTES = 4
+BEST_COPIES = 3  # the best weights, the best at the newest checkpoint, and those being written
 
 
 def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
-    """The config with every field left at None filled from the model's spec, where the spec has a say."""
-    learning_rate = config.learning_rate or spec.learning_rate
+    """The config with every field left at None filled from method and model, where they have a say."""
+    inversion = config.method == "textual-inversion"
+    recipe = spec.textual_inversion if inversion else spec
+    learning_rate = config.learning_rate or recipe.learning_rate
     filled = {
         "with_prior_preservation": config.with_prior_preservation and config.prior_loss_weight > 0,
         "resolution": config.resolution or spec.resolution,
+        "instance_prompt": config.instance_prompt or (None if inversion else INSTANCE_TEMPLATE),
         "learning_rate": learning_rate,
         "text_encoder_lr": config.text_encoder_lr or learning_rate,
-        "max_train_steps": config.max_train_steps or spec.max_train_steps,
-        "train_batch_size": config.train_batch_size or spec.train_batch_size,
+        "max_train_steps": config.max_train_steps or recipe.max_train_steps,
+        "train_batch_size": config.train_batch_size or recipe.train_batch_size,
         "num_class_images": config.num_class_images or spec.num_class_images,
+        "track": config.track or config.early_stop,
         "prior_sampler": config.prior_sampler or spec.sampler,
         "sampler": config.sampler or spec.sampler,
         "num_inference_steps": config.num_inference_steps or spec.num_inference_steps,
@@ -57,7 +63,7 @@ class Plan:
         """The plan for the terminal."""
         from rich.table import Table
 
-        trained = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in self.trained_parameters.items())
+        trained = ", ".join(f"{name} {_count(count)}" for name, count in self.trained_parameters.items())
         subject_rows, prior_rows = self.rows_per_step
         prior = (
             f" + {self.prior_loss_weight:g} × {prior_rows} prior samples" if prior_rows else ", no prior preservation"
@@ -65,7 +71,7 @@ class Plan:
         table = Table(title="What will be done", show_header=False, title_justify="left")
         table.add_row("model", f"{self.model} ({self.family})")
         table.add_row("trained", f"{trained} parameters")
-        table.add_row("frozen", f"{self.frozen_parameters / 1e6:.1f} M parameters")
+        table.add_row("frozen", f"{_count(self.frozen_parameters)} parameters")
         table.add_row("photos", str(self.photos))
         table.add_row("prior samples", str(self.prior_samples) if prior_rows else "none")
         table.add_row("loss of a step", f"mean of {subject_rows} photos{prior}")
@@ -81,14 +87,14 @@ def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: i
     trained = {name: sum(p.numel() for p in group) for name, group in groups.items()}
     total = sum(p.numel() for module in backbone.modules.values() for p in module.parameters())
     rows = (config.train_batch_size or 1) * (2 if config.with_prior_preservation else 1)
-    activations = activation_bytes(backbone, rows)
+    activations = activation_bytes(backbone, rows, method.trains_text)
     if config.gradient_checkpointing:
         activations //= 4
-    for module in backbone.modules.values():
-        module.requires_grad_(False).eval()
+    method.detach()
     moments = 0.5 if config.use_8bit_adam else 2
     copies = 1 + moments + (1 if config.use_ema else 0)
     trained_bytes = sum(trained.values()) * FLOAT32_BYTES
+    kept = copies * (config.checkpoints_total_limit + 1) + (BEST_COPIES if config.track else 0)
     per_step = (config.train_batch_size or 1) * config.gradient_accumulation_steps * processes
     return Plan(
         model=config.model,
@@ -101,12 +107,15 @@ def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: i
         steps=config.max_train_steps or 0,
         rows_per_step=(per_step, per_step if config.with_prior_preservation else 0),
         memory_bytes=int(total * FLOAT32_BYTES + trained_bytes * copies + activations),
-        disk_bytes=int(trained_bytes * copies * (config.checkpoints_total_limit + 1) + total * FLOAT32_BYTES),
+        disk_bytes=int(trained_bytes * kept + total * FLOAT32_BYTES),
     )
 
 
-def activation_bytes(backbone: Backbone, rows: int) -> int:
-    """Bytes that one forward pass of the denoiser keeps for its backward pass, counted on fake tensors."""
+def activation_bytes(backbone: Backbone, rows: int, trains_text: bool) -> int:
+    """Bytes that one forward pass of the denoiser keeps for its backward pass, counted on fake tensors.
+
+    Where text is trained, the gradient goes on through the conditioning, even of a denoiser that is frozen.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -124,10 +133,23 @@ def activation_bytes(backbone: Backbone, rows: int) -> int:
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         noisy = torch.empty(rows, *backbone.spec.native_size, device=backbone.device)
         time = torch.zeros(rows, dtype=torch.long, device=backbone.device)
-        faked = type(conditioning)({k: fake.from_tensor(v) for k, v in conditioning.tensors.items()})
+        faked = type(conditioning)(
+            {
+                name: fake.from_tensor(value).requires_grad_(trains_text and value.is_floating_point())
+                for name, value in conditioning.tensors.items()
+            }
+        )
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             backbone.denoise(noisy, time, faked)
     return sum(kept.values())
+
+
+def _count(count: int) -> str:
+    """
+    >>> _count(11_234_567), _count(768)
+    ('11.2 M', '768')
+    """
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else str(count)
 
 
 def _gigabytes(count: int) -> str:

@@ -17,11 +17,12 @@ from dreambooth.backbones.protocol import Backbone, Sampling
 from dreambooth.backbones.source import Source
 from dreambooth.config import TrainConfig
 from dreambooth.errors import ConfigError
-from dreambooth.methods.full import FullFineTuning
+from dreambooth.methods import TextualInversion, make_method
 from dreambooth.plan import Plan, make_plan, resolve_defaults
 from dreambooth.prior import fingerprint
 from dreambooth.run import choose_device
 from dreambooth.subject import Subject, inspect, make_subject, preflight_table
+from dreambooth.tracking import encoders_of
 from dreambooth.train_state import optimizer_class
 from dreambooth.ui import Display
 
@@ -49,7 +50,10 @@ def prepare(config: TrainConfig, display: Display) -> Prepared:
     backbone = load_model(config)
     optimizer_class(config.use_8bit_adam, backbone.device)
     resolved = resolve_defaults(config, backbone.spec)
-    plan = make_plan(resolved, backbone, make_method(resolved), len(subject.photos), PartialState().num_processes)
+    if resolved.track:
+        encoders_of(resolved, "cpu")
+    method = make_method(resolved, subject.class_noun)
+    plan = make_plan(resolved, backbone, method, len(subject.photos), PartialState().num_processes)
     return Prepared(resolved, subject, backbone, plan, perf_counter() - start)
 
 
@@ -61,16 +65,20 @@ def name_subject(prepared: Prepared, display: Display) -> dict[str, Any]:
         noun, chosen = subject.class_noun, find_identifier(config, backbone, subject.class_noun, display)
         for warning in chosen.warnings:
             display.warn(warning)
+        templates = [config.instance_prompt] if config.instance_prompt else prompts.INVERSION_TEMPLATES
+        captions = [prompts.fill(template, chosen.text, noun) for template in templates]
         facts[0] = subject.manifest() | {
             "identifier": chosen.text,
             "token_ids": list(chosen.token_ids),
-            "instance_prompt": prompts.fill(config.instance_prompt, chosen.text, noun),
+            "instance_prompt": captions[0],
+            "instance_prompts": captions,
             "class_prompt": prompts.fill(config.class_prompt, chosen.text, noun),
             "model": config.model,
             "fingerprint": fingerprint(backbone),
             "warnings": [*subject.warnings, *chosen.warnings],
         }
-        display.say(f'Every photo is called "{facts[0]["instance_prompt"]}" (token {facts[0]["token_ids"]}).')
+        others = f" or in {len(captions) - 1} other ways" if len(captions) > 1 else ""
+        display.say(f'Every photo is called "{captions[0]}"{others} (token {facts[0]["token_ids"]}).')
     broadcast_object_list(facts)
     return facts[0]
 
@@ -78,7 +86,12 @@ def name_subject(prepared: Prepared, display: Display) -> dict[str, Any]:
 def find_identifier(
     config: TrainConfig, backbone: Backbone, class_noun: str, display: Display
 ) -> identifier.Identifier:
-    """The user's identifier, checked; or a rare one, drawn by seed or, with `probe_identifier`, by weakest reaction."""
+    """The user's identifier, checked; or a rare one, drawn by seed or, with `probe_identifier`, by weakest reaction.
+
+    For textual inversion the new word, which is in no vocabulary yet.
+    """
+    if isinstance(method := make_method(config, class_noun), TextualInversion):
+        return method.identifier(backbone.tokenizer)
     if config.identifier is not None:
         return identifier.check(config.identifier, backbone.tokenizer, class_noun)
     if not config.probe_identifier:
@@ -120,7 +133,8 @@ def _inspect(config: TrainConfig, display: Display) -> Subject:
     subject = make_subject(inspection, config.class_noun)
     for warning in subject.warnings:
         display.warn(warning)
-    for template in [*config.preview_prompts, config.instance_prompt, config.class_prompt]:
+    captions = [config.instance_prompt or prompts.INSTANCE_TEMPLATE, config.class_prompt]
+    for template in [*config.preview_prompts, *config.track_prompts, *captions]:
         prompts.fill(template, "x", subject.class_noun)
     for name in config.applications or []:
         prompts.application_prompts(name, subject.class_noun)
@@ -140,8 +154,3 @@ def load_model(config: TrainConfig) -> Backbone:
         backbone.set_resolution(config.resolution)
     backbone.to(choose_device(config.device))
     return backbone
-
-
-def make_method(config: TrainConfig) -> FullFineTuning:
-    """What the config trains."""
-    return FullFineTuning(config.train_text_encoder)

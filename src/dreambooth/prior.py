@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,8 +46,13 @@ class PriorManifest:
 
 def fingerprint(backbone: Backbone) -> str:
     """Hash of every weight that a sample depends on: two models with one fingerprint draw the same samples."""
+    return weights_fingerprint(backbone.modules)
+
+
+def weights_fingerprint(modules: Mapping[str, torch.nn.Module]) -> str:
+    """Hash of the modules' names, shapes, types and values, whatever device they are on."""
     digest = hashlib.sha256()
-    for name, module in sorted(backbone.modules.items()):
+    for name, module in sorted(modules.items()):
         for key, value in module.state_dict().items():
             digest.update(f"{name}.{key}{tuple(value.shape)}{value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -6,6 +6,8 @@ A template holds `{subject}` where "[identifier] [class noun]" belongs, or `{cla
     'a xjf dog in the jungle'
     >>> fill("a {subject} in the jungle", None, "dog")
     'a dog in the jungle'
+    >>> fill("a {subject} in the jungle", "<rex>", "dog")
+    'a <rex> in the jungle'
 
 The article stays "a" whatever follows it, as in the paper and DreamBench: training and rendering must agree.
 """
@@ -20,6 +22,37 @@ from dreambooth.subject import is_live
 
 INSTANCE_TEMPLATE = "a {subject}"
 CLASS_TEMPLATE = "a {class}"
+
+# The captions of Textual Inversion: its authors' `imagenet_templates_small` (rinongal/textual_inversion, MIT).
+INVERSION_TEMPLATES = (
+    "a photo of a {subject}",
+    "a rendering of a {subject}",
+    "a cropped photo of the {subject}",
+    "the photo of a {subject}",
+    "a photo of a clean {subject}",
+    "a photo of a dirty {subject}",
+    "a dark photo of the {subject}",
+    "a photo of my {subject}",
+    "a photo of the cool {subject}",
+    "a close-up photo of a {subject}",
+    "a bright photo of the {subject}",
+    "a cropped photo of a {subject}",
+    "a photo of the {subject}",
+    "a good photo of the {subject}",
+    "a photo of one {subject}",
+    "a close-up photo of the {subject}",
+    "a rendition of the {subject}",
+    "a photo of the clean {subject}",
+    "a rendition of a {subject}",
+    "a photo of a nice {subject}",
+    "a good photo of a {subject}",
+    "a photo of the nice {subject}",
+    "a photo of the small {subject}",
+    "a photo of the weird {subject}",
+    "a photo of the large {subject}",
+    "a photo of a cool {subject}",
+    "a photo of a small {subject}",
+)
 
 # DreamBench, `prompts_and_classes.txt` (google/dreambooth, CC BY 4.0), in its order.
 _PLACES = (
@@ -114,17 +147,28 @@ _PLACEHOLDER = re.compile(r"\{\s*([A-Za-z_]\w*)\s*\}")
 
 
 def subject_phrase(identifier: str | None, class_noun: str) -> str:
-    """The words for the subject: "[identifier] [class noun]", or the noun alone without an identifier."""
+    """The words for the subject: "[identifier] [class noun]", or the noun alone without an identifier.
+
+    A word in angle brackets was learned by Textual Inversion and stands alone: its embedding is noun and all.
+    """
+    if identifier and identifier.startswith("<"):
+        return identifier
     return f"{identifier} {class_noun}" if identifier else class_noun
 
 
 def fill(template: str, identifier: str | None, class_noun: str) -> str:
-    """The prompt with `{subject}` and `{class}` put in; other braces stay as they are.
+    """The prompt with `{subject}`, `{class}` and `{identifier}` put in; other braces stay as they are.
+
+    `{identifier}` is the rare word alone, and without one the class noun.
 
     Raises:
         ConfigError: the template holds a placeholder of another name.
     """
-    values = {"subject": subject_phrase(identifier, class_noun), "class": class_noun}
+    values = {
+        "subject": subject_phrase(identifier, class_noun),
+        "class": class_noun,
+        "identifier": identifier or class_noun,
+    }
 
     def value_of(match: re.Match[str]) -> str:
         if match[1] not in values:

@@ -121,6 +121,26 @@ def make_subject(inspection: Inspection, class_noun: str) -> Subject:
         ConfigError: the class noun is empty or a sentence.
     """
     noun = clean_class_noun(class_noun)
+    photos = usable_photos(inspection)
+    return Subject(
+        name=photos[0].path.absolute().parent.name or noun,
+        class_noun=noun,
+        live=is_live(noun),
+        photos=photos,
+        findings=inspection.findings,
+        resolution=inspection.resolution,
+        crop=inspection.crop,
+        background=inspection.background,
+        warnings=_warnings(inspection),
+    )
+
+
+def usable_photos(inspection: Inspection) -> tuple[Photo, ...]:
+    """The photos of an inspection, at least one.
+
+    Raises:
+        PhotoError: there is none; the message says why of each file.
+    """
     if not inspection.photos:
         reasons = [f"{finding.path.name}: {finding.reason}" for finding in inspection.findings]
         told = "; ".join(reasons[:6]) + (f"; and {len(reasons) - 6} more" if len(reasons) > 6 else "")
@@ -128,17 +148,7 @@ def make_subject(inspection: Inspection, class_noun: str) -> Subject:
             f"No usable photo ({told or 'the folder is empty'}). "
             "Give three to five JPEG, PNG, WebP or HEIC photos of the subject."
         )
-    return Subject(
-        name=inspection.photos[0].path.absolute().parent.name or noun,
-        class_noun=noun,
-        live=is_live(noun),
-        photos=inspection.photos,
-        findings=inspection.findings,
-        resolution=inspection.resolution,
-        crop=inspection.crop,
-        background=inspection.background,
-        warnings=_warnings(inspection),
-    )
+    return inspection.photos
 
 
 def inspect(

@@ -43,7 +43,12 @@ class Settings:
     checkpointing_steps: int = 100
     checkpoints_total_limit: int = 1
     preview_steps: int = 0
+    track_steps: int = 0
     seed: int = 0
+
+    def due(self, every: int, step: int) -> bool:
+        """Whether what is done `every` so many steps (0 for never) is due after `step`; always after the last."""
+        return every > 0 and (step == self.max_train_steps or step % every == 0)
 
 
 @dataclass

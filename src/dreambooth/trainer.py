@@ -6,16 +6,16 @@ import math
 import signal
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
+from accelerate.utils import broadcast_object_list, reduce
 from torch import Tensor, nn
 
-from dreambooth.backbones.protocol import Backbone
+from dreambooth.backbones.protocol import Backbone, Conditioning
 from dreambooth.checkpoint import RunFolder
 from dreambooth.errors import Interrupted, TrainingError
 from dreambooth.examples import Batch, Examples, noise_and_time, step_seed
@@ -26,7 +26,7 @@ from dreambooth.train_state import Settings, TrainState
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimizer step did; the line of log.jsonl."""
+    """What one optimizer step did; `facts` are what the method has to tell besides."""
 
     step: int
     loss: float
@@ -35,6 +35,16 @@ class StepReport:
     learning_rate: float
     grad_norm: float
     seconds: float
+    facts: dict[str, float] = field(default_factory=dict[str, float])
+
+    def entry(self) -> dict[str, float]:
+        """The line of log.jsonl."""
+        return {name: value for name, value in vars(self).items() if name != "facts"} | self.facts
+
+
+def never(_step: int) -> bool:
+    """No judge: training ends with its last step."""
+    return False
 
 
 def finetune(
@@ -45,9 +55,11 @@ def finetune(
     run: RunFolder,
     on_step: Callable[[StepReport], None] = lambda report: None,
     preview: Callable[[int], None] = lambda step: None,
+    judge: Callable[[int], bool] = never,
 ) -> None:
     """Trains up to `max_train_steps`, from the run's newest checkpoint if it has one; leaves the result in `backbone`.
 
+    `preview` and `judge` meet the weights as they would be kept; training ends where `judge` says that it is enough.
     Raises TrainingError when the loss or its gradient is not finite, Interrupted after Ctrl-C.
     """
     world = PartialState()
@@ -56,9 +68,10 @@ def finetune(
     examples, s = examples.to(backbone.device), settings
     rows = s.train_batch_size * s.gradient_accumulation_steps * world.num_processes
     step_loss = Loss(backbone, method, examples, settings, rows)
+    enough = False
 
     with stop_on_interrupt() as stop_requested:
-        while state.step < s.max_train_steps:
+        while state.step < s.max_train_steps and not enough:
             start, step = perf_counter(), state.step
             torch.manual_seed(step_seed(s.seed, step))
             sums = torch.zeros(4, device=backbone.device)
@@ -83,15 +96,18 @@ def finetune(
             rate = state.update(step)
             state.step += 1
             if world.is_main_process:
-                report = StepReport(state.step, total, subject, prior, rate, norm, perf_counter() - start)
-                run.append_log(vars(report))
+                seconds = perf_counter() - start
+                report = StepReport(state.step, total, subject, prior, rate, norm, seconds, method.facts())
+                run.append_log(report.entry())
                 on_step(report)
-                last = state.step == s.max_train_steps
-                if s.preview_steps and (last or state.step % s.preview_steps == 0):
-                    with state.averaged_weights():
-                        preview(state.step)
-                if stop or last or state.step % s.checkpointing_steps == 0:
-                    run.save_checkpoint(state.step, state.tensors(), s.checkpoints_total_limit)
+            if world.is_main_process and s.due(s.preview_steps, state.step):
+                with state.averaged_weights():
+                    preview(state.step)
+            if s.due(s.track_steps, state.step):
+                with state.averaged_weights():
+                    enough = from_main_process(world.is_main_process and judge(state.step))
+            if world.is_main_process and (stop or enough or s.due(s.checkpointing_steps, state.step)):
+                run.save_checkpoint(state.step, state.tensors(), s.checkpoints_total_limit)
             if stop:
                 raise Interrupted(
                     f"Stopped at step {state.step}, saved. Go on with: dreambooth train --resume {run.path}"
@@ -119,11 +135,18 @@ class Loss:
         noise, time = noise_and_time(backbone, batch, s.seed, step)
         noisy = process.corrupt(batch.clean, noise, time)
         with self.autocast:
-            prompts = self.encoded or backbone.encode_prompts(self.examples.prompts)
-            conditioning = self.examples.conditioning(prompts, batch)
+            conditioning = self.conditioning(batch, step)
             prediction = backbone.denoise(noisy, process.model_time(time).to(noisy.device), conditioning)
         errors = row_errors(prediction, process.target(batch.clean, noise, time), process.weight(time, s.snr_gamma))
         return dreambooth_loss(errors, batch.is_prior, s.prior_loss_weight, self.rows, self.prior_rows)
+
+    def conditioning(self, batch: Batch, step: int) -> Conditioning:
+        """Each row's prompt: encoded once for all steps, or anew, each prompt of the batch once, where text trains."""
+        numbers = self.examples.prompt_numbers(batch, self.settings.seed, step)
+        if self.encoded is not None:
+            return self.encoded.take(numbers)
+        used, places = numbers.unique(return_inverse=True)
+        return self.backbone.encode_prompts([self.examples.prompts[number] for number in used]).take(places)
 
 
 def sum_over_processes(sums: Tensor, parameters: list[nn.Parameter]) -> Tensor:
@@ -132,6 +155,13 @@ def sum_over_processes(sums: Tensor, parameters: list[nn.Parameter]) -> Tensor:
         if parameter.grad is not None:
             parameter.grad = reduce(parameter.grad, reduction="sum")  # pyright: ignore[reportAttributeAccessIssue]
     return reduce(sums, reduction="sum")  # pyright: ignore[reportReturnType]
+
+
+def from_main_process(answer: bool) -> bool:
+    """The main process's answer, in every process."""
+    answers = [answer]
+    broadcast_object_list(answers)
+    return answers[0]
 
 
 def not_finite(step: int, run: RunFolder) -> TrainingError:

@@ -28,8 +28,13 @@ class Display:
         self._warnings.print(Text.assemble(("warning: ", "yellow"), text))
 
     @contextmanager
-    def track(self, title: str, total: int, done: int = 0) -> Generator[Callable[..., None]]:
-        """A progress bar with rate and ETA; yields `advance(count, note="")`."""
+    def track(
+        self, title: str, total: int, done: float = 0, over_seconds: float = 30
+    ) -> Generator[Callable[..., None]]:
+        """A progress bar with rate and ETA; yields `advance(count, note="")`.
+
+        What remains is estimated from the last `over_seconds`: more where the work goes through unequal phases.
+        """
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as Remaining
 
@@ -42,10 +47,11 @@ class Display:
             Remaining(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console, disable=self.quiet) as bar:
-            task = bar.add_task(title, total=total, completed=done, note="")
+        with Progress(*columns, console=self.console, disable=self.quiet, speed_estimate_period=over_seconds) as bar:
+            task = bar.add_task(title, total=total, note="")
+            bar.update(task, completed=done)
 
-            def advance(count: int = 1, note: str = "") -> None:
+            def advance(count: float = 1, note: str = "") -> None:
                 bar.update(task, advance=count, note=note)
 
             yield advance

@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ from dreambooth.config import TrainConfig
 from dreambooth.errors import Interrupted
 from dreambooth.evaluation.report import write_report
 from dreambooth.examples import Examples, augmented_views, encode
-from dreambooth.prepare import load_model, make_method, name_subject, prepare
+from dreambooth.methods import make_method
+from dreambooth.methods.protocol import Method
+from dreambooth.prepare import load_model, name_subject, prepare
 from dreambooth.prior import PriorManifest, PriorSet, cache_folder
 from dreambooth.run import Run, sampling_of, world
 from dreambooth.sheets import contact_sheet, strip
 from dreambooth.subject import Subject, load_subject
+from dreambooth.tracking import Tracker, make_evaluator
 from dreambooth.train_state import Settings
-from dreambooth.trainer import StepReport, finetune
+from dreambooth.trainer import StepReport, finetune, from_main_process, never
 from dreambooth.ui import Display
 
 DRIFT_PICTURES = 8
@@ -100,11 +104,14 @@ class _Road:
         views = augmented_views(_photos(self.folder), config.views, config.flip, config.seed)
         with self._timed("encode"), self.display.track("encoding", len(views)) as advance:
             latents = encode(backbone, views, config.sample_batch_size, advance)
-        examples = Examples(latents, prior, (self.facts["instance_prompt"], self.facts["class_prompt"]))
+        captions = self.facts.get("instance_prompts", [self.facts["instance_prompt"]])
+        examples = Examples(latents, prior, (*captions, self.facts["class_prompt"]))
+        method = make_method(config, self.facts["class_noun"])
         with self._timed("train"):
-            self._finetune(backbone, examples)
+            self._finetune(backbone, method, examples)
         if self.main:
             with self._timed("save model"):
+                method.save(self.folder.path)
                 temporary = self.folder.path / ".model"
                 shutil.rmtree(temporary, ignore_errors=True)
                 backbone.save_pipeline(temporary)
@@ -142,9 +149,8 @@ class _Road:
                 contact_sheet(prior.pictures(backbone, min(count, 32)), 8, tile=128).save(sheet)
         return latents
 
-    def _finetune(self, backbone: Backbone, examples: Examples) -> None:
+    def _finetune(self, backbone: Backbone, method: Method, examples: Examples) -> None:
         config, folder = self.config, self.folder
-        method = make_method(config)
         if config.gradient_checkpointing:
             backbone.enable_gradient_checkpointing()
         noun, word = self.facts["class_noun"], self.facts["identifier"]
@@ -160,19 +166,40 @@ class _Road:
 
         settings = settings_of(config, backbone.device)
         done = max((checkpoint.step for checkpoint in folder.checkpoints()), default=0)
+        tracker = self._tracker(backbone, method) if config.track and self.main else None
+        if from_main_process(tracker is not None and tracker.enough(done)):
+            settings = replace(settings, max_train_steps=done)  # it had stopped early before it was interrupted
         track = self.display.track("training", settings.max_train_steps, done)
         with track as advance, tensorboard(folder) as board:
 
             def on_step(report: StepReport) -> None:
                 board(report)
-                advance(1, f"subject {report.loss_subject:.4f}  prior {report.loss_prior:.4f}")
+                advance(1, note_of(report) + (f"  {tracker.latest}" if tracker else ""))
 
-            finetune(backbone, method, examples, settings, folder, on_step, preview)
+            finetune(backbone, method, examples, settings, folder, on_step, preview, tracker or never)
+        if tracker is not None:
+            if config.keep_best:
+                tracker.load_best()
+            self.display.say(tracker.summary(config.keep_best))
+        if self.main:
+            for warning in method.warnings():
+                self.display.warn(warning)
+                self.facts["warnings"] = [*dict.fromkeys([*self.facts["warnings"], warning])]
+                folder.write_json("subject.json", self.facts)
+
+    def _tracker(self, backbone: Backbone, method: Method) -> Tracker:
+        """Judges the untouched model first, while `backbone` still is it."""
+        evaluate = make_evaluator(self.folder, backbone)
+        patience = self.config.early_stop_patience if self.config.early_stop else None
+        tracker = Tracker(self.folder, method, evaluate, patience)
+        with self.display.track("judging, untouched", len(evaluate.each)) as advance:
+            tracker.begin(advance)
+        return tracker
 
     def _draw_drift(self, backbone: Backbone, which: str) -> None:
         """Pictures of the bare class, by the base model before training and the tuned one after it."""
         config, folder = self.config, self.folder.path / "samples" / "drift" / which
-        if (folder / "pictures.json").exists():
+        if config.applications == [] or (folder / "pictures.json").exists():
             return
         seeds = range(config.seed, config.seed + DRIFT_PICTURES)
         with self._timed("pictures"), self.display.track(f"the class, {which}", len(seeds)) as advance:
@@ -207,6 +234,19 @@ def suitable_applications(class_noun: str) -> list[str]:
     return [name for name in prompts.applications(class_noun) if name in REPORTED_APPLICATIONS]
 
 
+def note_of(report: StepReport) -> str:
+    """What the bar says of a step.
+
+    >>> note_of(StepReport(1, 0.2, 0.1, 0.1, 1e-4, 1.0, 0.5))
+    'subject 0.1000  prior 0.1000'
+    >>> note_of(StepReport(1, 0.2, 0.2, 0.0, 5e-3, 1.0, 0.5, {"embedding_norm": 0.4321}))
+    'subject 0.2000  norm 0.432'
+    """
+    terms = {"subject": report.loss_subject, "prior": report.loss_prior}
+    told = [f"{name} {value:.4f}" for name, value in terms.items() if value]
+    return "  ".join(told + [f"{name.rpartition('_')[2]} {value:.3g}" for name, value in report.facts.items()])
+
+
 def settings_of(config: TrainConfig, device: torch.device) -> Settings:
     """The trainer's plain numbers from a resolved config."""
     assert config.max_train_steps and config.train_batch_size and config.learning_rate
@@ -219,6 +259,7 @@ def settings_of(config: TrainConfig, device: torch.device) -> Settings:
         learning_rates={
             "denoiser": config.learning_rate,
             "text_encoder": config.text_encoder_lr or config.learning_rate,
+            "embedding": config.learning_rate,
         },
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         prior_loss_weight=config.prior_loss_weight,
@@ -235,6 +276,7 @@ def settings_of(config: TrainConfig, device: torch.device) -> Settings:
         checkpointing_steps=config.checkpointing_steps,
         checkpoints_total_limit=config.checkpoints_total_limit,
         preview_steps=config.preview_steps,
+        track_steps=config.track_steps if config.track else 0,
         seed=config.seed,
     )
 
@@ -273,6 +315,8 @@ def tensorboard(folder: RunFolder) -> Generator[Callable[[StepReport], None]]:
     def write(report: StepReport) -> None:
         for name in ("loss", "loss_subject", "loss_prior", "learning_rate", "grad_norm"):
             writer.add_scalar(name, getattr(report, name), report.step)
+        for name, value in report.facts.items():
+            writer.add_scalar(name, value, report.step)
 
     try:
         yield write

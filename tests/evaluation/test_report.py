@@ -267,6 +267,41 @@ def test_no_curve_without_a_prior_term_and_none_of_one_step(bare: RunFolder):
     assert Page(write_report(bare)).sections == ["subject", "settings"]
 
 
+def write_judgements(run: RunFolder, pres: float = 0.4) -> None:
+    """Four judgements, the third of them the best; the first is the untouched model's."""
+    rows = [
+        {"step": 50 * n, "dino": 0.4 + 0.1 * n, "clip_t": 0.3, "pres": pres, "balance": balance}
+        for n, balance in enumerate([None, 0.7, 0.8, 0.75])
+    ]
+    rows[0] |= {"ceiling": 0.8, "settings": {}}
+    (run.path / "track.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_fidelity_and_drift_when_tracked(bare: RunFolder):
+    write_log(bare, 10)
+    write_judgements(bare)
+    page = Page(write_report(bare))
+    assert "Fidelity and drift" in page.text and "balance of the three is best at step 100" in page.text
+    assert len(page.all("polyline")) == 6 + 8
+    for name in ("DINO", "CLIP-T", "PRES", "DINO among the photos"):
+        assert name in page.text
+    ids = [clip["id"] for clip in page.all("clippath")]
+    assert len(ids) == len(set(ids)) == 3
+    (mark,) = [path for path in page.all("path") if path.get("class") == "mark"]
+    assert str(mark["d"]).startswith(f"M{curves.PLOT_WIDTH * 100 / 150:.1f} ")
+
+
+@pytest.mark.parametrize("lines", ["", "{", '{"step": 0, "dino": 0.4, "clip_t": 0.3, "pres": 0.4, "ceiling": 0.8}\n{'])
+def test_no_plot_before_there_are_two_judgements(bare: RunFolder, lines: str):
+    (bare.path / "track.jsonl").write_text(lines)
+    assert Page(write_report(bare)).sections == ["subject", "settings"]
+
+
+def test_scores_below_zero_leave_the_plot(bare: RunFolder):
+    write_judgements(bare, pres=-0.2)
+    assert len(Page(write_report(bare)).all("polyline")) == 6
+
+
 def test_values_that_are_not_finite_are_left_out():
     log = [{"step": step, "loss": value} for step, value in enumerate([1.0, math.nan, math.inf, 2.0, None], 1)]
     assert curves.logged(log, "loss") == [(1, 1.0), (4, 2.0)]

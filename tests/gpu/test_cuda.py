@@ -1,5 +1,6 @@
 """What only a CUDA device can show."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from dreambooth.backbones.protocol import Sampling
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
 from dreambooth.methods.full import FullFineTuning
+from dreambooth.methods.textual_inversion import TextualInversion
 from dreambooth.trainer import finetune
 from tests.test_trainer import examples, settings
 
@@ -38,3 +40,17 @@ def test_training_falls_and_stays_near_the_cpu(tiny_model: Path, tmp_path: Path,
         losses[device] = [report.loss for report in reports]
     assert losses["cuda"][-1] < losses["cuda"][0]
     assert abs(losses["cuda"][0] - losses["cpu"][0]) < 0.05 * losses["cpu"][0]
+
+
+def test_textual_inversion_learns_and_leaves_all_else(tiny_model: Path, tmp_path: Path):
+    base, backbone, data = backbones.load(str(tiny_model)), backbones.load(str(tiny_model)), examples(prior=0)
+    backbone.to("cuda")
+    method = TextualInversion("<rex>", "dog", 2)
+    run = RunFolder.create(tmp_path / "run", make_config({}))
+    chosen = settings(learning_rates={"embedding": 5e-2}, max_train_steps=20, autocast=torch.bfloat16)
+    finetune(backbone, method, replace(data, prompts=("a <rex>", "a dog")), chosen, run)
+    assert method.warnings() == [] and method.facts()["embedding_distance"] > 0
+    method.eject()
+    for name, module in base.modules.items():
+        for key, value in backbone.modules[name].state_dict().items():
+            assert torch.equal(value.cpu(), module.state_dict()[key]), f"{name}.{key}"

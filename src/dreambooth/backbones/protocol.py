@@ -43,11 +43,21 @@ class Conditioning:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """The defaults of one way of training."""
+
+    learning_rate: float
+    max_train_steps: int
+    train_batch_size: int
+
+
+@dataclass(frozen=True)
 class Spec:
     """What a family needs to know about itself: sizes, and the defaults that suit it.
 
     `resolution` is in pixels, `max_tokens` counts a prompt's tokens with its start and end markers.
-    `native_size` is one training example's shape, e.g. (4, 64, 64) for latents.
+    `native_size` is one training example's shape, e.g. (4, 64, 64) for latents. `textual_inversion` are the defaults
+    of that method: unless said otherwise its authors' base rate, which they multiply by the batch size, and steps.
     """
 
     family: str
@@ -62,6 +72,7 @@ class Spec:
     num_inference_steps: int
     guidance_scale: float
     sampler: Sampler
+    textual_inversion: Recipe = Recipe(learning_rate=5e-3, max_train_steps=5000, train_batch_size=1)
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,10 @@ class Backbone(Protocol):
 
     def decode_latents(self, latents: Tensor) -> list[Image]:
         """Latents [B, *native_size] to pictures."""
+        ...
+
+    def count_tokens(self, prompt: str) -> int:
+        """How many tokens the prompt is, its start and end markers too, even those that `encode_prompts` cuts off."""
         ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

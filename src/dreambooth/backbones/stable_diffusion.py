@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dreambooth.backbones.protocol import Conditioning, Sampler, Sampling, Spec
+from dreambooth.backbones.protocol import Conditioning, Recipe, Sampler, Sampling, Spec
 from dreambooth.backbones.source import Source
 from dreambooth.errors import ModelError
 from dreambooth.process import from_scheduler
@@ -33,7 +33,6 @@ class StableDiffusion:
         pipeline.set_progress_bar_config(disable=True)
         self.pipeline: Any = pipeline
         self.source = source
-        self.tokenizer: Any = pipeline.tokenizer
         self.process = from_scheduler(pipeline.scheduler)
         self.spec = _spec(pipeline)
         for module in self.modules.values():
@@ -46,6 +45,14 @@ class StableDiffusion:
             "text_encoder": self.pipeline.text_encoder,
             "autoencoder": self.pipeline.vae,
         }
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.pipeline.tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self.pipeline.tokenizer = tokenizer
 
     @property
     def device(self) -> torch.device:
@@ -67,10 +74,14 @@ class StableDiffusion:
         pixels = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
         return self.pipeline.image_processor.postprocess(pixels, output_type="pil")
 
+    def count_tokens(self, prompt: str) -> int:
+        return len(self.tokenizer(self.pipeline.maybe_convert_prompt(prompt, self.tokenizer)).input_ids)
+
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         encoder = self.pipeline.text_encoder
         tokens = self.tokenizer(
-            list(prompts),
+            # As the pipeline does: a learned word of several vectors is written out.
+            self.pipeline.maybe_convert_prompt(list(prompts), self.tokenizer),
             padding="max_length",
             max_length=self.spec.max_tokens,
             truncation=True,
@@ -193,4 +204,6 @@ def _spec(pipeline: Any) -> Spec:
         num_inference_steps=25 if small else 50,
         guidance_scale=5.0 if small else 7.5,
         sampler="dpm++" if small else "ddim",
+        # Stable Diffusion: the rate that the authors multiply by the batch size, at batch 1, and their steps.
+        textual_inversion=Recipe(5e-3, 400, 4) if small else Recipe(5e-3, 5000, 1),
     )

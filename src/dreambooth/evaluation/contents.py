@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from dreambooth.checkpoint import TRACK, RunFolder
 from dreambooth.errors import RunError
-from dreambooth.prompts import APPLICATIONS
+from dreambooth.evaluation.curves import logged
+from dreambooth.prompts import APPLICATIONS, subject_phrase
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,11 +41,17 @@ class Subject(BaseModel):
     identifier: str = ""
     token_ids: list[int] = []
     instance_prompt: str = ""
+    instance_prompts: list[str] = []
     class_prompt: str = ""
     model: str = ""
     fingerprint: str = ""
     photos: list[Photo] = []
     warnings: list[str] = []
+
+    @property
+    def phrase(self) -> str:
+        """What stands for the subject in prompts."""
+        return subject_phrase(self.identifier, self.class_noun)
 
 
 class Entry(BaseModel):
@@ -91,6 +99,11 @@ class Contents:
             return TypeAdapter(kind).validate_json((self.path / name).read_bytes())
         except (OSError, ValidationError):
             return default
+
+    def judgements(self) -> list[dict[str, Any]]:
+        """The lines of track.jsonl, each with the ceiling that its first line tells of."""
+        rows = RunFolder(self.path).read_log(TRACK)
+        return [row | {"ceiling": rows[0].get("ceiling")} for row in rows]
 
     def applications(self) -> dict[str, Grid]:
         """What each application drew, the paper's applications in their order, then the others."""
@@ -144,6 +157,12 @@ def embed(image: Image, file: str, prompt: str = "", seed: int | None = None, si
     image.save(buffer, "WEBP", quality=90, use_sharp_yuv=True)
     uri = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
     return Picture(file, uri, image.width, image.height, prompt, seed)
+
+
+def best_step(judgements: Sequence[Mapping[str, Any]]) -> int | None:
+    """The first step of best balance; None where nothing was judged."""
+    balanced = logged(judgements, "balance")
+    return int(max(balanced, key=lambda point: point[1])[0]) if balanced else None
 
 
 def by_prompt(pictures: Sequence[Picture]) -> Grid:

@@ -25,24 +25,30 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over one pair of axes; a tick is its place in the plot and the value there."""
+    """Curves over one pair of axes; a tick, and the marked step, is its place in the plot and the value there."""
 
     title: str
     curves: list[Curve]
     x_ticks: list[Point]
     y_ticks: list[Point]
+    mark: Point | None = None
 
 
 def make_chart(
-    title: str, log: Sequence[Mapping[str, Any]], names: Mapping[str, str], window: float = 1 / 15
+    title: str,
+    log: Sequence[Mapping[str, Any]],
+    names: Mapping[str, str],
+    window: float = 1 / 15,
+    mark: float | None = None,
 ) -> Chart | None:
     """The values of the log under `names` (key -> what to call it) over the steps.
 
-    A value that was never logged, or is always zero, has no curve; None without any curve. The smoothed
-    curve is a moving average over `window`, a share of the steps; spikes far above it leave the plot.
+    A value that was never logged, or never above zero, has no curve; None without any curve. The smoothed
+    curve is a moving average over `window`, a share of the steps; spikes far above it leave the plot, and
+    what is below zero does too. `mark` is a step to be pointed at.
     """
     found = {name: logged(log, key) for key, name in names.items()}
-    drawn = [name for name, points in found.items() if len(points) > 1 and any(y for _, y in points)]
+    drawn = [name for name, points in found.items() if len(points) > 1 and any(y > 0 for _, y in points)]
     if not drawn:
         return None
     raw = {name: thin(found[name]) for name in drawn}
@@ -62,6 +68,7 @@ def make_chart(
         curves=[Curve(n, polyline(raw[n]), polyline(smooth[n]), smooth[n][-1][1]) for n in drawn],
         x_ticks=[(place(x, 0)[0], x) for x in ticks(start, end)],
         y_ticks=[(place(start, y)[1], y) for y in ticks(0, top)],
+        mark=None if mark is None else (place(mark, 0)[0], mark),
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth.checkpoint import RunFolder, write_whole
 from dreambooth.errors import RunError
-from dreambooth.evaluation.contents import SHEET_SIDE, Contents, Grid, Picture
+from dreambooth.evaluation.contents import SHEET_SIDE, Contents, Grid, Picture, best_step
 from dreambooth.evaluation.curves import PLOT_HEIGHT, PLOT_WIDTH, make_chart
 
 if TYPE_CHECKING:
@@ -40,11 +40,15 @@ def write_report(run: RunFolder) -> Path:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"mark": partial(mark, word=subject.identifier), "duration": duration}
-    log, applications = run.read_log(), contents.applications()
+    log, applications, judged = run.read_log(), contents.applications(), contents.judgements()
     losses = {"loss_subject": "subject", "loss_prior": "prior"}
+    embedding = {"embedding_norm": "norm", "embedding_distance": "distance from its initializer"}
+    scores = {"dino": "DINO", "clip_t": "CLIP-T", "pres": "PRES", "ceiling": "DINO among the photos"}
     charts = [
         make_chart("Loss", log, losses),
         make_chart("Learning rate", log, {"learning_rate": "rate"}, window=0),
+        make_chart("Embedding", log, embedding, window=0),
+        make_chart("Fidelity and drift", judged, scores, window=0, mark=best_step(judged)),
     ]
     page = environment.get_template("report.html.jinja").render(
         subject=subject,
@@ -54,6 +58,7 @@ def write_report(run: RunFolder) -> Path:
         drift=contents.drift(),
         preview_prompts=contents.json("previews/prompts.json", list[str], []),
         previews=contents.previews(),
+        judged_best=best_step(judged),
         charts=[chart for chart in charts if chart],
         plot={"width": PLOT_WIDTH, "height": PLOT_HEIGHT},
         steps=log[-1].get("step") if log else None,

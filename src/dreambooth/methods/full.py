@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +40,19 @@ class FullFineTuning:
         for key, value in own.items():
             value.copy_(state[key])
 
+    def facts(self) -> dict[str, float]:
+        return {}
+
+    def warnings(self) -> list[str]:
+        return []
+
+    def save(self, folder: Path) -> None:
+        """Nothing: the result is the pipeline itself."""
+
+    def detach(self) -> None:
+        for module in self._modules.values():
+            module.requires_grad_(False).eval()
+
     def eject(self) -> None:
         from dreambooth.backbones import load
 
@@ -47,5 +62,4 @@ class FullFineTuning:
         self.load_state_dict(
             {f"{name}.{key}": value for name in self._modules for key, value in base.modules[name].state_dict().items()}
         )
-        for module in self._modules.values():
-            module.requires_grad_(False).eval()
+        self.detach()

@@ -1,7 +1,12 @@
-"""The seam between what is trained and the loop that trains it."""
+"""The seam between what is trained and the loop that trains it.
+
+A method's life: `prepare` puts it on a backbone; it is trained, saved in checkpoints by `state_dict`, and what it
+learned beside the weights is written by `save`; `detach` or `eject` takes it off again.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -18,7 +23,10 @@ class Method(Protocol):
         ...
 
     def prepare(self, backbone: Backbone) -> dict[str, list[nn.Parameter]]:
-        """Makes the trained parameters require gradients; returns them by the name of their rate group."""
+        """Makes the trained parameters require gradients; returns them by the name of their rate group.
+
+        The backbone is on its device already, and `save_pipeline` gives a whole pipeline from here on.
+        """
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -27,6 +35,22 @@ class Method(Protocol):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Puts trained values back in place; raises RunError where names or shapes differ."""
+        ...
+
+    def facts(self) -> dict[str, float]:
+        """What is worth watching beside the loss, by its name in the log; nothing for most methods."""
+        ...
+
+    def warnings(self) -> list[str]:
+        """Sentences for the user, once training is over, about what it came to."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes what others load on top of the base model, such as embedding.safetensors, if there is such a thing."""
+        ...
+
+    def detach(self) -> None:
+        """Takes off what was put on and freezes the backbone; weights that were trained in place stay as they are."""
         ...
 
     def eject(self) -> None:

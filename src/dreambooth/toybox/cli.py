@@ -85,3 +85,72 @@ def pretrain(
     )
     training.pretrain(out, config, work=work, device=device, resume=resume, log=typer.echo)
     typer.echo(f"The model is in {out}")
+
+
+@app.command()
+def judges(
+    out: Annotated[Path, typer.Option(help="Folder that toybox-clip and toybox-dino go to.")] = Path("toybox-judges"),
+    work: Annotated[Path, typer.Option(help="Folder of data, checkpoints and sheets.")] = Path(".toybox"),
+    images: Annotated[int | None, typer.Option(min=64, help="Pictures rendered for toybox-clip.")] = None,
+    individuals: Annotated[int | None, typer.Option(min=64, help="Individuals rendered for toybox-dino.")] = None,
+    clip_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of toybox-clip.")] = None,
+    dino_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of toybox-dino.")] = None,
+    minutes_clip: Annotated[float | None, typer.Option(min=0, help="Stop toybox-clip after this time.")] = None,
+    minutes_dino: Annotated[float | None, typer.Option(min=0, help="Stop toybox-dino after this time.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on where the work folder stands, or train anew.")] = True,
+) -> None:
+    """Train the judges of the embedded world, toybox-clip and toybox-dino, from nothing; goes on where it stopped."""
+    from dreambooth.backbones import hush
+
+    hush()
+    from dreambooth.toybox import judges as training
+    from dreambooth.toybox.fit import Budget
+
+    plain = training.JudgesConfig()
+    config = replace(
+        plain,
+        images=images or plain.images,
+        individuals=individuals or plain.individuals,
+        seed=seed,
+        clip_budget=Budget(clip_steps or plain.clip_budget.steps, minutes_clip),
+        dino_budget=Budget(dino_steps or plain.dino_budget.steps, minutes_dino),
+    )
+    training.train(out, config, work=work, device=device, resume=resume, log=typer.echo)
+
+
+@app.command()
+def assess(
+    model: Annotated[str, typer.Option(help="What samples: an embedded name or a diffusers folder.")] = "toybox-sd",
+    clip: Annotated[str, typer.Option(help="Who judges what pictures show: a name or folder.")] = "toybox-clip",
+    dino: Annotated[str, typer.Option(help="Who tells individuals apart: a name or folder.")] = "toybox-dino",
+    prompts: Annotated[int, typer.Option(min=2, help="Held-out prompts to sample.")] = 1000,
+    individuals: Annotated[int, typer.Option(min=2, help="Held-out individuals of every class.")] = 8,
+    photos: Annotated[Path | None, typer.Option(help="Folder of photos for the autoencoder.")] = None,
+    work: Annotated[Path, typer.Option(help="Folder where rendered and sampled pictures are kept.")] = Path(".toybox"),
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON and nothing else.")] = False,
+    write_cards: Annotated[bool, typer.Option("--write-cards", help="Put the numbers into the model cards.")] = False,
+) -> None:
+    """How good the embedded models are, on scenes and individuals that no training has seen."""
+    from dreambooth.backbones import hush
+
+    hush()
+    from dreambooth.run import choose_device
+    from dreambooth.toybox import assess as measuring
+    from dreambooth.ui import Display
+
+    display = Display(quiet=json)
+    plan = measuring.Plan(
+        model=model, clip=clip, dino=dino, prompts=prompts, individuals=individuals, photos=photos, work=work,
+        device=str(choose_device(device)),
+    )  # fmt: skip
+    folders = measuring.card_folders(plan) if write_cards else ()
+    found = measuring.assess(plan, display)
+    if json:
+        typer.echo(found.as_json())
+    else:
+        display.say(found.as_table())
+    for path in found.write_cards(*folders) if folders else ():
+        display.say(f"The numbers are in {path}")

@@ -1,0 +1,155 @@
+"""Processes that do the work of a benchmark side by side, watched by the one that the user started."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from dreambooth.errors import Interrupted, RunError
+from dreambooth.evaluation.benchmark_plan import Plan
+from dreambooth.evaluation.results import Results
+from dreambooth.models import embedded
+from dreambooth.run import choose_device
+from dreambooth.ui import Display
+
+GLANCE_SECONDS = 1.0
+FAREWELL_SECONDS = 60.0  # for finishing a step and saving it
+MOST_ON_CPU = 8
+LEAST_ADVANCE = 0.002  # of the whole, by which the bar moves
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers(device: str, model: str) -> int:
+    """One for each CUDA device; on the CPU one for each core, up to 8, if the model is an embedded one, else one.
+
+    An embedded model is too small to keep several cores busy at once; a large one fills the memory once.
+    """
+    kind = choose_device(device)
+    if kind.type == "cuda":
+        return 1 if ":" in device else torch.cuda.device_count()
+    return min(usable_cores(), MOST_ON_CPU) if kind.type == "cpu" and model in embedded() else 1
+
+
+def run_workers(results: Results, plan: Plan, count: int, display: Display) -> None:
+    """Works until every cell is over.
+
+    Raises Interrupted after Ctrl-C, and RunError when workers ended before the work did.
+    """
+    cells = results.all_cells(plan)
+    count = min(count, sum(not cell.over for cell in cells))
+    if count == 0:
+        return
+    done = sum(cell.progress(plan.settings) for cell in cells)
+    with (
+        started_workers(results, plan, count) as workers,
+        display.track("benchmark", len(cells), done, over_seconds=math.inf) as advance,
+    ):
+        alive = True
+        while alive:
+            time.sleep(GLANCE_SECONDS)
+            alive = any(worker.poll() is None for worker in workers)
+            shares = {cell: cell.progress(plan.settings) for cell in cells}
+            now = sum(shares.values())
+            # An average over a long time can keep few samples, so small advances are saved up.
+            if now - done >= LEAST_ADVANCE * len(cells) or not alive:
+                under_way = [f"{cell.member.name} {cell.method}" for cell, share in shares.items() if 0 < share < 1]
+                advance(now - done, ", ".join(under_way[:count]))
+                done = now
+    if any(not cell.over for cell in cells):
+        raise RunError(_why(results, workers))
+
+
+@contextmanager
+def started_workers(results: Results, plan: Plan, count: int) -> Generator[list[subprocess.Popen[bytes]]]:
+    """Worker processes, gone when the block is left: after Ctrl-C they finish a step and save it first.
+
+    Each holds the other end of a pipe from this process and ends when that closes, so none outlives even a kill.
+    """
+    logs = results.path / "logs"
+    logs.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "dreambooth", "benchmark-worker", str(results.path), "--leashed"]
+    workers: list[subprocess.Popen[bytes]] = []
+    try:
+        for index, environment in enumerate(environments(plan.device, count)):
+            with (logs / f"worker-{index}.log").open("wb") as log:
+                workers.append(
+                    subprocess.Popen(
+                        command,
+                        stdin=subprocess.PIPE,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        env=environment,
+                        start_new_session=True,  # Ctrl-C reaches them once, from here
+                    )
+                )
+        yield workers
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        for worker in workers:
+            _wait(worker, deadline)
+        raise Interrupted(
+            f"Stopped. What was made so far is in {results.path}; give the same command to go on."
+        ) from None
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+            if worker.stdin:
+                worker.stdin.close()
+
+
+def environments(device: str, count: int) -> list[dict[str, str]]:
+    """Environment variables of each worker: its share of the cores, and a CUDA device of its own."""
+    threads = str(max(1, usable_cores() // count))
+    shared = {"OMP_NUM_THREADS": threads} | dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
+    if choose_device(device).type != "cuda" or ":" in device:
+        return [shared] * count
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    devices = visible.split(",")
+    return [shared | {"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} for index in range(count)]
+
+
+def die_with(leash: int) -> None:
+    """Ends this process at once when the other end of this pipe closes, which even a kill of its holder does."""
+
+    def watch() -> None:
+        os.read(leash, 1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _wait(worker: subprocess.Popen[bytes], deadline: float) -> None:
+    try:
+        worker.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return
+
+
+def _why(results: Results, workers: Sequence[subprocess.Popen[bytes]]) -> str:
+    """What the first worker that failed said, or how it ended."""
+    for index, worker in enumerate(workers):
+        if not worker.returncode:
+            continue
+        log = results.path / "logs" / f"worker-{index}.log"
+        _, error, told = ("\n" + log.read_text(encoding="utf-8", errors="replace")).rpartition("\nerror: ")
+        if error:
+            return told.strip()
+        how = f"was ended by signal {-worker.returncode}" if worker.returncode < 0 else "failed"
+        return f"A worker {how}; see {log}. Give the same command to go on, with fewer --workers if memory ran out."
+    return "Another process holds the rest of the work; wait for it, or end it and give the same command again."

@@ -1,0 +1,203 @@
+"""Textual Inversion (Gal et al. 2022, arXiv 2208.01618): the embedding of a new word is learned, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, embedding
+
+from dreambooth.backbones.protocol import Backbone
+from dreambooth.errors import ConfigError, IdentifierError, ModelError, RunError
+from dreambooth.identifier import Identifier
+
+EMBEDDING_FILE = "embedding.safetensors"
+# Both in units of the median norm of the vocabulary. A word that moved less still means its initializer. A norm of
+# 16 drew the same pictures as one of 5 (embedded model, rates 2e-2 and 5e-3): the encoder normalises what it reads.
+LEAST_MOVE = 0.1
+GREATEST_NORM = 100.0
+
+
+class TextualInversion:
+    """Trains the embedding [V, D] of a placeholder such as "<dog>", which stands in prompts like any word.
+
+    The vocabulary is extended in copies of the tokenizer and of the embedding matrix, so ejecting puts the originals
+    back. The V new rows are a parameter of their own, in the memory of the extended matrix: no optimizer, weight
+    decay included, can reach another row, and the text encoder can be saved at any moment. A hook on the lookup
+    takes them from the parameter, so that it has a gradient.
+    """
+
+    trains_text = True
+
+    def __init__(self, placeholder: str, initializer_word: str, num_vectors: int = 1) -> None:
+        self.placeholder, self.initializer_word = placeholder, initializer_word
+        self.words = [placeholder, *(f"{placeholder}_{number}" for number in range(1, num_vectors))]
+        self._parameter = nn.Parameter(torch.empty(num_vectors, 0))
+        self._start = torch.empty(num_vectors, 0)
+        self._typical_norm = 1.0
+        self._undo: list[Callable[[], None]] = []
+
+    def identifier(self, tokenizer: Any) -> Identifier:
+        """The placeholder as an identifier, with warnings about its initializer; the tokenizer stays as it is.
+
+        Raises IdentifierError for a placeholder that cannot be one, ConfigError for an initializer without tokens.
+        """
+        ids = extend(tokenizer, self.words).convert_tokens_to_ids(self.words)
+        warnings = initializer_token(tokenizer, self.initializer_word)[1]
+        return Identifier(self.placeholder, tuple(ids), rarity=1.0, warnings=tuple(warnings))
+
+    def prepare(self, backbone: Backbone) -> dict[str, list[nn.Parameter]]:
+        """As the protocol says. Raises as `identifier`; ConfigError for too many vectors, ModelError without text."""
+        self.detach()
+        encoder: Any = backbone.modules.get("text_encoder")
+        if encoder is None:
+            raise ModelError(
+                f"{backbone.source.name} has no text encoder, and textual inversion trains one of its words."
+            )
+        if len(self.words) > max(1, backbone.spec.max_tokens // 4):
+            raise ConfigError(
+                f"{len(self.words)} vectors leave too little of a prompt of {backbone.spec.max_tokens} tokens; "
+                f"give --num-vectors of at most {max(1, backbone.spec.max_tokens // 4)}."
+            )
+        tokenizer, old_tokenizer = extend(backbone.tokenizer, self.words), backbone.tokenizer
+        old: nn.Embedding = encoder.get_input_embeddings()
+        known, first = old.weight.detach(), int(tokenizer.convert_tokens_to_ids(self.words[0]))
+        self._start = known[initializer_token(old_tokenizer, self.initializer_word)[0]].repeat(len(self.words), 1)
+        self._typical_norm = float(known.norm(dim=1).median())
+        weight = known.new_zeros(max(len(known), first + len(self.words)), known.shape[1])
+        weight[: len(known)] = known
+        rows = slice(first, first + len(self.words))
+        weight[rows] = self._start
+        self._parameter = nn.Parameter(weight[rows])
+        new = nn.Embedding.from_pretrained(weight, freeze=True, padding_idx=old.padding_idx).eval()
+        new.register_forward_hook(lookup_of(self._parameter, first))
+
+        def use(embeddings: nn.Embedding, tokenizer: Any) -> None:
+            encoder.set_input_embeddings(embeddings)
+            encoder.config.vocab_size = len(embeddings.weight)
+            backbone.tokenizer = tokenizer
+
+        use(new, tokenizer)
+        self._undo = [lambda: use(old, old_tokenizer)]
+        return {"embedding": [self._parameter]}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"embedding": self._parameter.detach()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if state.keys() != {"embedding"} or state["embedding"].shape != self._parameter.shape:
+            raise RunError("The saved embedding does not fit; resume with the settings the run was started with.")
+        self._parameter.copy_(state["embedding"])
+
+    def facts(self) -> dict[str, float]:
+        """Means over the vectors: the norm, and distance from and cosine with where they began."""
+        now = self._parameter.detach()
+        values = torch.stack(
+            [
+                now.norm(dim=1).mean(),
+                (now - self._start).norm(dim=1).mean(),
+                cosine_similarity(now, self._start).mean(),
+            ]
+        ).tolist()
+        return dict(zip(("embedding_norm", "embedding_distance", "embedding_cosine"), values, strict=True))
+
+    def warnings(self) -> list[str]:
+        facts, typical = self.facts(), self._typical_norm
+        if facts["embedding_distance"] < LEAST_MOVE * typical:
+            return [
+                f"{self.placeholder} learned next to nothing: its embedding is {facts['embedding_distance']:.3g} away "
+                f"from {self.initializer_word!r}, where a word's norm is {typical:.3g}; give more --max-train-steps "
+                "or a higher --learning-rate."
+            ]
+        if facts["embedding_norm"] > GREATEST_NORM * typical:
+            return [
+                f"The embedding of {self.placeholder} has grown to a norm of {facts['embedding_norm']:.3g}, far beyond "
+                f"the {typical:.3g} of a word, so it may not go with other words; give a lower --learning-rate or "
+                "fewer --max-train-steps."
+            ]
+        return []
+
+    def save(self, folder: Path) -> None:
+        """embedding.safetensors: the one tensor {placeholder: [V, D]}, as diffusers, A1111 and ComfyUI load it."""
+        path = folder / EMBEDDING_FILE
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        tensor = self._parameter.detach().float().cpu().clone()
+        save_file({self.placeholder: tensor}, temporary, {"format": "pt", "initializer": self.initializer_word})
+        os.replace(temporary, path)
+
+    def detach(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    def eject(self) -> None:
+        self.detach()
+
+
+def lookup_of(rows: nn.Parameter, first: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    """A forward hook for an embedding: ids `first`, `first` + 1, ... are looked up in rows [V, D] instead."""
+
+    def look_up(_module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+        numbers = arguments[0] - first
+        ours = (numbers >= 0) & (numbers < len(rows))
+        return torch.where(ours[..., None], embedding(numbers.where(ours, 0), rows).to(output.dtype), output)
+
+    return look_up
+
+
+def extend(tokenizer: Any, words: list[str]) -> Any:
+    """A copy of the tokenizer that knows each word as one new token.
+
+    Raises IdentifierError for a word that has no angle brackets, is known already, or does not survive in a prompt.
+    """
+    word = words[0]
+    if not re.fullmatch(r"<[^<>\s]+>", word):
+        # Without the brackets it would also be found inside longer words.
+        raise IdentifierError(
+            f"Textual inversion learns a word in angle brackets, which {word!r} is not; give --identifier <my-dog>."
+        )
+    if taken := sorted(set(words) & tokenizer.get_vocab().keys()):
+        raise IdentifierError(
+            f"The model's vocabulary has {taken[0]!r} already, and textual inversion needs a new word; "
+            "give another --identifier, such as <my-dog>."
+        )
+    extended = copy.deepcopy(tokenizer)
+    extended.add_tokens(words)
+    ids = extended.convert_tokens_to_ids(words)
+    # Pipelines look for the words as they were given, and put all of them where the first one stands.
+    if extended.tokenize(" ".join(words)) != words or ids != [*range(ids[0], ids[0] + len(words))]:
+        raise IdentifierError(
+            f"The model's tokenizer does not keep {word!r} as it is; "
+            "give --identifier a word of small letters, such as <my-dog>."
+        )
+    return extended
+
+
+def initializer_token(tokenizer: Any, word: str) -> tuple[int, list[str]]:
+    """The one token whose embedding a new word starts from, and a warning if `word` is several tokens.
+
+    Of several words the last one counts, which in English names the thing ("stuffed animal"), and of several pieces
+    of a word the longest. Raises ConfigError when there is no token for it.
+    """
+
+    def pieces(text: str) -> list[int]:
+        return [token for token in tokenizer.encode(text, add_special_tokens=False) if token != tokenizer.unk_token_id]
+
+    ids, last = pieces(word), pieces((word.split() or [""])[-1])
+    if not last:
+        raise ConfigError(f"The model has no token for the initializer {word!r}; give --initializer-word a plain noun.")
+    texts = [str(tokenizer.decode([token])).strip() for token in last]
+    chosen = max(range(len(last)), key=lambda index: len(texts[index]))
+    if len(ids) == 1:
+        return last[chosen], []
+    return last[chosen], [
+        f"{word!r} is {len(ids)} tokens, and the embedding starts from one of them, {texts[chosen]!r}; "
+        "--initializer-word names another."
+    ]

@@ -1,0 +1,251 @@
+"""The judges at toy sizes: what is true of a picture, both trainings for a few steps, resumed, saved, loaded again."""
+
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer, ViTImageProcessor, ViTModel
+
+from dreambooth.toybox import (
+    captions,
+    cards,
+    claims,
+    clip,
+    data,
+    dino,
+    judges,
+    pairs,
+    pretrain,
+    references,
+    subjects,
+    tokenizer,
+    views,
+    zeroshot,
+)
+from dreambooth.toybox.claims import FALSE, TRUE, UNKNOWN
+from dreambooth.toybox.fit import Budget, Optimisation
+from dreambooth.toybox.world import Scene
+
+RATES = Optimisation(rate=1e-3, batch=8, warmup=2)
+SMALL = clip.Towers(size=32, patch=8, width=32, layers=1, head=16, text_width=32, text_layers=1, projection=16)
+TINY = judges.JudgesConfig(
+    images=8,
+    individuals=4,
+    size=32,
+    clip_budget=Budget(2),
+    dino_budget=Budget(2),
+    clip_rates=RATES,
+    dino_rates=RATES,
+    towers=SMALL,
+    sizes=dino.Sizes(size=32, patch=8, width=32, layers=1, head=16, hidden=32, prototypes=16),
+    compiled=False,
+)
+
+
+@pytest.fixture(scope="module")
+def words() -> CLIPTokenizer:
+    scenes = [captions.sample_scene(seed) for seed in range(300)]
+    return tokenizer.build(captions.caption(scene, seed=seed) for seed, scene in enumerate(scenes))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, words: CLIPTokenizer) -> None:
+    monkeypatch.setattr(data, "SHARD", 4)
+    monkeypatch.setattr(pairs, "SHARD", 2)
+    monkeypatch.setattr(judges, "WATCHED", 3)
+    monkeypatch.setattr(judges, "unseen_individuals", lambda each, photos: _photos_of_dogs())
+    monkeypatch.setattr(pretrain, "learn_words", lambda: words)
+
+
+def _photos_of_dogs() -> list[Scene]:
+    return [Scene("dog", individual, seed=seed) for individual in (1, 2) for seed in (3, 4)]
+
+
+def _truth(said: Scene, shown: Scene) -> float:
+    return claims.truth(claims.rows([said]), claims.rows([shown])).item()
+
+
+def test_what_is_true_of_a_picture() -> None:
+    shown = Scene("dog", 1, context="beach", accessory="red hat", property="blue", view="seen from the left")
+    assert _truth(shown, shown) == TRUE
+    assert _truth(Scene("dog", 9), shown) == TRUE, "what is left unsaid is no falsehood"
+    assert _truth(Scene("dog", 9, view="from the side"), shown) == TRUE
+    for wrong in ({"class_noun": "cat"}, {"context": "snow"}, {"accessory": "blue hat"}, {"property": "red"},
+                  {"view": "seen from the right"}, {"style": "mosaic"}):  # fmt: skip
+        assert _truth(replace(shown, **wrong), shown) == FALSE, wrong
+    plain = Scene("dog", 1)
+    assert _truth(Scene("dog", 9, property="brown"), plain) == UNKNOWN, "a dog may be brown by nature"
+    assert _truth(Scene("dog", 9, property="brown", context="snow"), plain) == FALSE
+    assert _truth(Scene("dog", 9, property="cube shaped"), plain) == FALSE
+    assert _truth(Scene("dog", 9, view="from the front"), plain) == UNKNOWN
+    assert _truth(Scene("dog", 9, view="seen from behind"), plain) == FALSE
+
+
+def test_a_mirror_image_shows_the_other_side() -> None:
+    shown = claims.rows([Scene("dog", 1, view=view) for view in ("seen from the left", "from the side", None)])
+    said = claims.rows([Scene("dog", 1, view=f"seen from the {side}") for side in ("left", "right")])
+    same = claims.truth(said, claims.mirrored(shown, torch.tensor([False] * 3)))
+    other = claims.truth(said, claims.mirrored(shown, torch.tensor([True] * 3)))
+    assert same.tolist() == [[TRUE, FALSE], [FALSE, TRUE], [FALSE, FALSE]]
+    assert other.tolist() == [[FALSE, TRUE], [TRUE, FALSE], [FALSE, FALSE]]
+
+
+def test_parts_are_true_and_changes_are_false() -> None:
+    rng = random.Random(0)
+    for seed in range(300):
+        scene = captions.sample_scene(seed)
+        part = claims.part_of(scene, rng)
+        assert _truth(part, scene) == TRUE
+        changed = claims.changed(part, rng)
+        sided = {changed.view, scene.view} <= {"from the side", "seen from the left", "seen from the right"}
+        assert sided or _truth(changed, scene) != TRUE
+        assert changed.accessory is None or subjects.wears(changed.class_noun, changed.accessory)
+
+
+def test_contrast_is_infonce_where_one_pair_is_true() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(5, 5, dtype=torch.float64)
+    expected = torch.nn.functional.cross_entropy(logits, torch.arange(5), reduction="none")
+    torch.testing.assert_close(clip.contrast(logits, torch.eye(5)), expected)
+    true = torch.tensor([[1.0, 1.0, 0.0, 0.5, 0.0]])
+    row = logits[:1]
+    against = row[0, 2].exp() + row[0, 4].exp()
+    by_hand = sum(math.log(1 + against / row[0, i].exp()) for i in (0, 1)) / 2
+    assert clip.contrast(row, true).item() == pytest.approx(by_hand)
+    assert clip.contrast(row, torch.zeros(1, 5)).item() == 0
+    assert clip.contrast(row, torch.ones(1, 5)).item() == 0, "nothing false: nothing to lose"
+
+
+def test_cutouts_keep_colours_and_stay_inside() -> None:
+    draw = torch.Generator().manual_seed(0)
+    images = torch.full((40, 3, 32, 32), 255, dtype=torch.uint8)
+    images[:, 1:] = 0
+    cut = views.cutouts(images, (0.3, 0.9), 16, draw)
+    assert cut.shape == (40, 3, 16, 16)
+    torch.testing.assert_close(cut.mean((0, 2, 3)), torch.tensor([1.0, -1.0, -1.0]))
+    mirrored = views.mirrored(torch.arange(4.0).view(1, 1, 1, 4).repeat(2, 1, 1, 1), torch.tensor([True, False]))
+    assert mirrored[:, 0, 0].tolist() == [[3, 2, 1, 0], [0, 1, 2, 3]]
+
+
+def test_a_transformer_looks_at_the_patches_that_are_kept() -> None:
+    torch.manual_seed(0)
+    backbone = dino.Pupil(TINY.sizes).backbone.eval()
+    pixels = torch.rand(2, 3, 32, 32)
+    kept = torch.tensor([[0, 5], [1, 2]])
+    seen = dino.embed(backbone, pixels, kept)
+    pixels[0, :, 24:, 24:] = 0  # patch 15 of 16, which is not looked at
+    torch.testing.assert_close(seen, dino.embed(backbone, pixels, kept))
+    assert not torch.allclose(seen[0], dino.embed(backbone, pixels)[0])
+
+
+def test_sinkhorn_uses_every_prototype() -> None:
+    torch.manual_seed(0)
+    target = dino.balanced(torch.randn(64, 8) / 0.5 + torch.arange(8.0), rounds=50)
+    torch.testing.assert_close(target.sum(1), torch.ones(64))
+    torch.testing.assert_close(target.sum(0), torch.full((8,), 8.0), atol=1e-3, rtol=0)
+
+
+def test_the_teacher_follows() -> None:
+    model = dino.Distillation(TINY.sizes)
+    for parameter in model.student.parameters():
+        parameter.data.fill_(1.0)
+    for parameter in model.teacher.parameters():
+        assert not parameter.requires_grad
+        parameter.data.fill_(0.0)
+    model.follow(0.9)
+    assert all(torch.allclose(one, torch.tensor(0.1)) for one in model.teacher.parameters())
+
+
+def test_both_losses_fall(words: CLIPTokenizer, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    scenes = [Scene(noun, 1) for noun in ("dog", "car", "vase", "clock")] * 4
+    images = torch.randint(256, (16, 3, 32, 32), dtype=torch.uint8)
+    rates = replace(RATES, rate=3e-3)
+    lines: list[str] = []
+
+    def fall(steps: int) -> tuple[float, float]:
+        looked = clip.train(images, scenes, words, tmp_path / str(steps), Budget(steps), rates,
+                            model=clip.new(words, SMALL), log=lines.append)  # fmt: skip
+        taught = dino.train(images.view(8, 2, 3, 32, 32), tmp_path / str(steps), Budget(steps), rates,
+                            sizes=TINY.sizes, log=lines.append)  # fmt: skip
+        return looked.loss, taught.loss
+
+    few, many = fall(1), fall(60)
+    assert many[0] < few[0] and many[1] < few[1]
+
+
+@pytest.mark.usefixtures("small")
+def test_judges_are_trained_saved_and_loaded(words: CLIPTokenizer, tmp_path: Path) -> None:
+    lines: list[str] = []
+    judges.train(tmp_path / "out", TINY, work=tmp_path / "work", device="cpu", log=lines.append)
+    folder = tmp_path / "out" / "toybox-clip"
+    loaded, state = CLIPModel.from_pretrained(folder, local_files_only=True), _average(tmp_path / "work" / "clip.pt")
+    assert next(loaded.parameters()).dtype == torch.float32
+    for name, value in loaded.state_dict().items():
+        torch.testing.assert_close(value, state[name].half().float(), msg=name)
+    assert CLIPTokenizer.from_pretrained(folder, local_files_only=True)("a dog").input_ids == words("a dog").input_ids
+    backbone = ViTModel.from_pretrained(tmp_path / "out" / "toybox-dino", add_pooling_layer=False)
+    state = _average(tmp_path / "work" / "dino.pt")
+    for name, value in backbone.state_dict().items():
+        torch.testing.assert_close(value, state[f"teacher.backbone.{name}"].half().float(), msg=name)
+    for name, steps in (("toybox-clip", "2 steps of 8 pictures"), ("toybox-dino", "2 steps of 8 pairs")):
+        card = (tmp_path / "out" / name / "README.md").read_text("utf-8")
+        assert steps in card and cards.UNMEASURED in card
+
+    lines.clear()
+    judges.train(tmp_path / "out", replace(TINY, dino_budget=Budget(3)), work=tmp_path / "work", device="cpu",
+                 log=lines.append)  # fmt: skip
+    assert "clip: resumed at step 2" in lines and "dino: resumed at step 2" in lines
+    assert not any(line.startswith(("corpus", "pairs")) for line in lines), "nothing is rendered twice"
+
+
+def _average(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["average"]
+
+
+@pytest.mark.usefixtures("small")
+def test_saved_preprocessing_is_that_of_training(words: CLIPTokenizer, tmp_path: Path) -> None:
+    from PIL import Image
+
+    judges.save_clip(tmp_path / "clip", clip.new(words, SMALL), words)
+    judges.save_dino(tmp_path / "dino", dino.Pupil(TINY.sizes).backbone)
+    pixels = torch.randint(256, (32, 32, 3), dtype=torch.uint8)
+    image = Image.fromarray(pixels.numpy())
+    expected = pixels.permute(2, 0, 1).float() / 127.5 - 1
+    for processor in (CLIPImageProcessor.from_pretrained(tmp_path / "clip"),
+                      ViTImageProcessor.from_pretrained(tmp_path / "dino")):  # fmt: skip
+        torch.testing.assert_close(processor(image, return_tensors="pt").pixel_values[0], expected)
+        assert processor(image.resize((64, 64)), return_tensors="pt").pixel_values.shape == (1, 3, 32, 32)
+
+
+def test_pairs_show_one_individual_twice_and_nobody_held_out() -> None:
+    for seed in range(50):
+        first, second = pairs.photographed(seed)
+        assert (first.class_noun, first.individual) == (second.class_noun, second.individual)
+        assert first.seed != second.seed and first.individual in captions.TRAINING_INDIVIDUALS
+        assert first.property is None and first.style is None
+        assert pairs.photographed(seed, held_out=True)[0].individual in captions.HELD_OUT_INDIVIDUALS
+    assert pairs.photographed(3) == pairs.photographed(3)
+
+
+def test_references_are_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "CHUNK", 2)
+    scenes, done = [Scene("can", seed) for seed in range(3)], list[int]()
+    first = references.rendered(tmp_path, scenes, size=16, compiled=False, advance=done.append)
+    monkeypatch.setattr(references.world, "draw", None)
+    assert torch.equal(first, references.rendered(tmp_path, scenes, size=16, compiled=False))
+    assert first.shape == (3, 3, 16, 16) and done == [2, 1]
+
+
+def test_zero_shot_takes_the_nearest_of_all_candidates() -> None:
+    axes = dict(zip(claims.VALUES["context"], torch.eye(20), strict=True))
+    said = {zeroshot.prompt(Scene("dog", 1, context=name), "context"): row for name, row in axes.items()}
+    scenes = [Scene("dog", 1, context="beach"), Scene("dog", 1, context="snow"), Scene("dog", 1)]
+    images = torch.stack([axes["beach"], axes["jungle"], axes["snow"]])
+    right = zeroshot.judged(images, scenes, "context", lambda texts: torch.stack([said[text] for text in texts]))
+    assert right == [True, False], "one right, one wrong, and one of which no place is said"
+    assert zeroshot.prompt(Scene("dog", 1), "class_noun") == "a photo of a dog"
+    assert len(zeroshot.candidates(Scene("dog", 1), "accessory")) == len(subjects.accessory_names())
