@@ -1,6 +1,7 @@
 """Prompt templates: the paper's two, DreamBench's fifty, and a set for each application of the paper.
 
-A template holds `{subject}` where "[identifier] [class noun]" belongs, or `{class}` for the noun alone:
+A template holds `{subject}` where "[identifier] [class noun]" belongs, or `{class}` for the noun alone, or
+`{identifier}` for the rare word alone:
 
     >>> fill("a {subject} in the jungle", "xjf", "dog")
     'a xjf dog in the jungle'
@@ -8,6 +9,8 @@ A template holds `{subject}` where "[identifier] [class noun]" belongs, or `{cla
     'a dog in the jungle'
     >>> fill("a {subject} in the jungle", "<rex>", "dog")
     'a <rex> in the jungle'
+    >>> fill("a {identifier} in the jungle, no {class}", "xjf", "dog")
+    'a xjf in the jungle, no dog'
 
 The article stays "a" whatever follows it, as in the paper and DreamBench: training and rendering must agree.
 """

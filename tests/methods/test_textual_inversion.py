@@ -175,7 +175,12 @@ class TestInitializer:
         method.prepare(backbone)
         assert torch.equal(method.state_dict()["embedding"], table[token].repeat(3, 1))
         assert method.facts() == pytest.approx(
-            {"embedding_norm": float(table[token].norm()), "embedding_distance": 0.0, "embedding_cosine": 1.0}
+            {
+                "embedding_norm": float(table[token].norm()),
+                "embedding_usual": float(table.norm(dim=1).median()),
+                "embedding_distance": 0.0,
+                "embedding_cosine": 1.0,
+            }
         )
 
     @pytest.mark.parametrize("word", ["", " ", "犬"])
@@ -207,6 +212,7 @@ def test_what_cannot_be_is_told_and_changes_nothing(tiny_model: Path, method: Te
 class TestWhatItTells:
     def test_norm_distance_and_cosine(self, tiny_model: Path):
         backbone, method = backbones.load(str(tiny_model)), inversion(2)
+        usual = backbone.modules["text_encoder"].get_input_embeddings().weight.norm(dim=1).median()
         method.prepare(backbone)
         start = method.state_dict()["embedding"].clone()
         now = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
@@ -214,6 +220,7 @@ class TestWhatItTells:
         assert method.facts() == pytest.approx(
             {
                 "embedding_norm": float(now.norm(dim=1).mean()),
+                "embedding_usual": float(usual),
                 "embedding_distance": float((now - start).norm(dim=1).mean()),
                 "embedding_cosine": float(cosine_similarity(now, start).mean()),
             }

@@ -34,6 +34,7 @@ SMALL = clip.Towers(size=32, patch=8, width=32, layers=1, head=16, text_width=32
 TINY = judges.JudgesConfig(
     images=8,
     individuals=4,
+    contrasts=2,
     size=32,
     clip_budget=Budget(2),
     dino_budget=Budget(2),
@@ -199,7 +200,7 @@ def test_judges_are_trained_saved_and_loaded(words: CLIPTokenizer, tmp_path: Pat
     judges.train(tmp_path / "out", replace(TINY, dino_budget=Budget(3)), work=tmp_path / "work", device="cpu",
                  log=lines.append)  # fmt: skip
     assert "clip: resumed at step 2" in lines and "dino: resumed at step 2" in lines
-    assert not any(line.startswith(("corpus", "pairs")) for line in lines), "nothing is rendered twice"
+    assert not any(line.startswith(("corpus", "pairs", "contrasts")) for line in lines), "nothing is rendered twice"
 
 
 def _average(path: Path) -> dict[str, torch.Tensor]:
@@ -229,6 +230,24 @@ def test_pairs_show_one_individual_twice_and_nobody_held_out() -> None:
         assert first.property is None and first.style is None
         assert pairs.photographed(seed, held_out=True)[0].individual in captions.HELD_OUT_INDIVIDUALS
     assert pairs.photographed(3) == pairs.photographed(3)
+
+
+def test_contrasts_differ_in_one_thing() -> None:
+    for seed in range(200):
+        first, second = pairs.contrasted(seed)
+        differing = [name for name in vars(first) if getattr(first, name) != getattr(second, name)]
+        assert len(differing) == 1 and differing[0] in pairs.DETAILS
+        for scene in (first, second):
+            assert scene.accessory is None or subjects.wears(scene.class_noun, scene.accessory)
+
+
+def test_recognition_leaves_the_photo_itself_out() -> None:
+    torch.manual_seed(0)
+    own, photos = torch.randn(4, 8), torch.randn(4, 8)  # two first photos, two second ones
+    found = dino.recognition(own, photos.roll(2, 0))
+    cosines = torch.nn.functional.cosine_similarity(own[:, None], photos[None], dim=-1) / dino.CONTRAST_TEMPERATURE
+    by_hand = -(cosines[0, 2] - cosines[0, [1, 2, 3]].logsumexp(0))  # the first photo of one: its other is photo 2
+    torch.testing.assert_close(found[0], by_hand)
 
 
 def test_references_are_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

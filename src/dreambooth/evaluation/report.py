@@ -42,7 +42,11 @@ def write_report(run: RunFolder) -> Path:
     environment.filters |= {"mark": partial(mark, word=subject.identifier), "duration": duration}
     log, applications, judged = run.read_log(), contents.applications(), contents.judgements()
     losses = {"loss_subject": "subject", "loss_prior": "prior"}
-    embedding = {"embedding_norm": "norm", "embedding_distance": "distance from its initializer"}
+    embedding = {
+        "embedding_norm": "norm",
+        "embedding_usual": "a usual word's",
+        "embedding_distance": "distance from its initializer",
+    }
     scores = {"dino": "DINO", "clip_t": "CLIP-T", "pres": "PRES", "ceiling": "DINO among the photos"}
     charts = [
         make_chart("Loss", log, losses),

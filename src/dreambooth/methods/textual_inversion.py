@@ -98,16 +98,17 @@ class TextualInversion:
         self._parameter.copy_(state["embedding"])
 
     def facts(self) -> dict[str, float]:
-        """Means over the vectors: the norm, and distance from and cosine with where they began."""
+        """Means over the vectors: the norm, beside a usual word's, distance from and cosine with where they began."""
         now = self._parameter.detach()
-        values = torch.stack(
-            [
-                now.norm(dim=1).mean(),
-                (now - self._start).norm(dim=1).mean(),
-                cosine_similarity(now, self._start).mean(),
-            ]
-        ).tolist()
-        return dict(zip(("embedding_norm", "embedding_distance", "embedding_cosine"), values, strict=True))
+        moved = (now - self._start).norm(dim=1)
+        values = torch.stack([now.norm(dim=1), moved, cosine_similarity(now, self._start)]).mean(1)
+        norm, distance, cosine = values.tolist()
+        return {
+            "embedding_norm": norm,
+            "embedding_usual": self._typical_norm,
+            "embedding_distance": distance,
+            "embedding_cosine": cosine,
+        }
 
     def warnings(self) -> list[str]:
         facts, typical = self.facts(), self._typical_norm

@@ -28,12 +28,13 @@ else. `toybox-sd` never trained with it. No photo and no foreign weights went in
 |---|---|
 | data | {images:,} pictures of 128 px, rendered and captioned by `dreambooth.toybox` |
 | size | {millions:.2f} M parameters |
-| training | {steps:,} steps of {batch} pictures and three captions of each, {minutes:.0f} min, final loss {loss:.3f} |
+| training | {steps:,} steps of {batch} pictures and four captions of each, {minutes:.0f} min, final loss {loss:.3f} |
 | device | {device} |
 
 Loss. Every true pair of picture and caption against all false ones of the batch (CLIP's, but true is what is true: a
-caption that fits another picture too is no negative). Of each picture: all that can be said, a part of it, and that
-part with one word made wrong. Half of the patches are dropped in the first {share:.0%} of the training. The weights are
+caption that fits another picture too is no negative). Of each picture: all that can be said, a part of it, and both
+with one thing made wrong. Half of a batch are two pictures of one individual, in other places and from other sides, or
+with one detail changed. Half of the patches are dropped in the first {share:.0%} of the training. The weights are
 moving averages.
 
 {numbers}
@@ -59,7 +60,8 @@ without a pooling layer). No photo, no foreign weights, no class and no caption 
 | training | {steps:,} steps of {batch} pairs, {minutes:.0f} min, final loss {loss:.3f} |
 | device | {device} |
 
-Self-distillation in the DINO manner: multi-crop, a teacher that follows the student, Sinkhorn-Knopp balancing, KoLeo.
+Self-distillation in the DINO manner: multi-crop, a teacher that follows the student, Sinkhorn-Knopp balancing, KoLeo;
+and, since prototypes alone learn slowly, the question which of the teacher's embeddings is the other photo's (MoCo v3).
 One thing is different, and matters: the two sides of a pair are **two photos of one individual** in other places, from
 other sides and in other light, as two moments of a video would be, not two cut-outs of one picture. Cut-outs of one
 picture share their background, and a network trained on them tells backgrounds apart. So the network is told which

@@ -33,6 +33,8 @@ VALUES: dict[str, tuple[str, ...]] = {
     "style": tuple(STYLES),
 }
 """The attributes of a scene and what each can be."""
+DETAILS = {"accessory": 3, "property": 3, "view": 3}
+"""How much likelier than others these are made wrong: they are the smallest things to see."""
 BY_NATURE = ("shiny", *subjects.COLOURS)
 """Properties that an individual may have without a caption's saying so."""
 
@@ -92,12 +94,18 @@ def part_of(scene: Scene, rng: random.Random, share: float = 0.5) -> Scene:
     return replace(scene, **unsaid)
 
 
-def changed(scene: Scene, rng: random.Random) -> Scene:
-    """The scene with one of the things that it says made another; accessories stay on those who can wear them."""
-    said = [name for name in VALUES if getattr(scene, name) is not None]
-    name = rng.choice(said)
+def changed(scene: Scene, rng: random.Random, name: str | None = None) -> Scene:
+    """The scene with one of the things that it says made another: `name`, or any, mostly a detail.
+
+    Half of the time the new one shares a word with the old one, as "red hat" does with "red scarf" and "blue hat", if
+    there is one. Accessories stay on those who can wear them.
+    """
+    said = [attribute for attribute in VALUES if getattr(scene, attribute) is not None]
+    name = name or rng.choices(said, [DETAILS.get(attribute, 1) for attribute in said])[0]
+    old = getattr(scene, name)
     if name == "class_noun" and scene.accessory is not None:
-        options: Sequence[str] = subjects.WEARERS
+        others = [value for value in subjects.WEARERS if value != old]
     else:
-        options = VALUES[name]
-    return replace(scene, **{name: rng.choice([value for value in options if value != getattr(scene, name)])})
+        others = [value for value in VALUES[name] if value != old]
+    near = [value for value in others if set(value.split()) & set(old.split())]
+    return replace(scene, **{name: rng.choice(near if near and rng.random() < 0.5 else others)})

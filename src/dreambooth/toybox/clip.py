@@ -3,7 +3,7 @@
 An ordinary `CLIPModel`. Two things differ from Radford et al. 2021. Captions of a batch are compared with *all* of its
 pictures, and which of them are true is known exactly, so a caption that happens to fit another picture too is no
 negative, and what cannot be known (whether a dog that nobody called brown is brown) is left out. And every picture has
-three captions: all that can be said, a part of it, and that part with one word made wrong.
+four captions: all that can be said, a part of it, and both with one thing made wrong.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ LIGHT = 0.1
 NAMED = 0.1
 """Share of captions with a rare word before the class noun, so that an identifier stays harmless."""
 SHARPEST = 100.0
-DETAILS = {"accessory": 2.0, "view": 2.0, "property": 1.0}
-"""How much likelier a picture is drawn for what it shows beside class, place and style, which are learned sooner."""
+CONTRASTED = 0.5
 KEPT, WHOLE = 0.5, 0.85
 """Half of a picture's patches are looked at until this share of the budget is spent (FLIP: Li et al. 2023); that
 shows twice as many pictures in the same time."""
@@ -104,18 +103,16 @@ def contrast(logits: Tensor, true: Tensor) -> Tensor:
 
 
 def said(scenes: Sequence[Scene], rare: Sequence[str], rng: random.Random) -> tuple[list[Scene], list[str]]:
-    """Three captions of each scene, as scenes and as texts: everything, a part, and the part with a word made wrong."""
-    whole = [captions_of for scene in scenes for captions_of in _three(scene, rng)]
+    """Four captions of each scene, as scenes and as texts: everything, a part, and both with one thing made wrong."""
+    claimed: list[Scene] = []
+    for scene in scenes:
+        part = claims.part_of(scene, rng)
+        claimed += [scene, part, claims.changed(scene, rng), claims.changed(part, rng)]
     texts = [
         captions.caption(scene, rng.choice(rare) if rng.random() < NAMED else None, rng.randrange(2**31))
-        for scene in whole
+        for scene in claimed
     ]
-    return whole, texts
-
-
-def _three(scene: Scene, rng: random.Random) -> tuple[Scene, Scene, Scene]:
-    part = claims.part_of(scene, rng)
-    return scene, part, claims.changed(part, rng)
+    return claimed, texts
 
 
 def look(model: CLIPModel, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
@@ -133,23 +130,29 @@ def read(model: CLIPModel, tokens: Tensor) -> Tensor:
 
 def train(
     images: Tensor, scenes: Sequence[Scene], words: CLIPTokenizer, folder: Path, budget: Budget = BUDGET,
-    rates: Optimisation = RATES, *, model: CLIPModel | None = None, device: str = "cpu", seed: int = 0,
-    resume: bool = True, watch: Callable[[CLIPModel], str] | None = None, log: Log = print,
+    rates: Optimisation = RATES, *, contrasts: Tensor | None = None, model: CLIPModel | None = None,
+    device: str = "cpu", seed: int = 0, resume: bool = True, watch: Callable[[CLIPModel], str] | None = None,
+    log: Log = print,
 ) -> Fitted[CLIPModel]:  # fmt: skip
-    """Train both towers on pictures [N, 3, H, W] (uint8) and the scenes that they show; `watch` measures the average
-    at every checkpoint."""
+    """Train both towers on pictures [N, 3, H, W] (uint8) and the scenes that they show.
+
+    `contrasts` [M, 2] names pictures that are hard to tell apart: CONTRASTED of a batch are such, both of them.
+    `watch` measures the average at every checkpoint.
+    """
     torch.manual_seed(seed)
     clip = model or new(words)
     torch.nn.Module.to(clip, device)
     clip.set_attn_implementation("eager")  # with so few tokens twice as fast on a CPU as the fused one
     rare, shown = rare_words(words)[::2], claims.rows(scenes)
-    weights = torch.tensor([1.0 + sum(DETAILS[name] for name in DETAILS if getattr(scene, name)) for scene in scenes])
     vision: Any = clip.config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
 
     def loss(step: int, progress: float) -> Tensor:
         draw, rng = generator(seed, "clip", step), random.Random(f"{seed}/clip/{step}")
-        chosen = torch.multinomial(weights, rates.batch, replacement=True, generator=draw)
+        chosen = torch.randint(len(images), (rates.batch,), generator=draw)
+        if contrasts is not None:
+            both = contrasts[torch.randint(len(contrasts), (round(CONTRASTED * rates.batch / 2),), generator=draw)]
+            chosen[: both.numel()] = both.flatten()
         mirror = torch.rand(rates.batch, generator=draw) < 0.5
         pixels = cutouts(images[chosen].to(device), CUT, images.shape[-1], draw)
         pixels = relit(views.mirrored(pixels, mirror), LIGHT, draw)

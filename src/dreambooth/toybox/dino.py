@@ -34,9 +34,12 @@ GLOBAL, LOCAL = (0.7, 1.0), (0.35, 0.65)
 LOCALS = 2
 """Local views of each photo, at half the size."""
 LIGHT = 0.15
+SMALL, WHOLE = 0.75, 0.8
+"""Views have this share of the full size until this share of the budget is spent: nearly twice as many in that time."""
 KEPT = 0.5
 """Share of the patches of a global view that the student sees."""
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.05
+CONTRAST_TEMPERATURE = 0.1
 SINKHORN = 3
 """Rounds of balancing."""
 SPREAD = 0.1
@@ -132,6 +135,19 @@ def agreement(target: Tensor, cosines: Tensor) -> Tensor:
     return -(target * F.log_softmax(cosines / STUDENT_TEMPERATURE, dim=-1)).sum(-1)
 
 
+def recognition(own: Tensor, other: Tensor) -> Tensor:
+    """Which of the batch's photos shows the same individual? Cross-entropy, one value a row (MoCo v3: Chen et al. 2021,
+    eq. 1), the photo itself left out.
+
+    own [2B, C]: the student's embeddings of B first and B second photos; other [2B, C]: the teacher's of the other
+    photo of each.
+    """
+    logits = F.normalize(own.float(), dim=-1) @ F.normalize(other.float(), dim=-1).T / CONTRAST_TEMPERATURE
+    rows = torch.arange(len(own), device=own.device)
+    itself = rows.roll(len(own) // 2)
+    return F.cross_entropy(logits.index_put((rows, itself), logits.new_tensor(-math.inf)), rows, reduction="none")
+
+
 def crowding(embeddings: Tensor) -> Tensor:
     """KoLeo, one value a row: minus the log distance to the nearest other of the batch, on the unit sphere
     (Sablayrolles et al. 2019, eq. 2). embeddings [B, C].
@@ -153,7 +169,6 @@ def train(
     """Train on photos [N, 2, 3, H, W], uint8, two of each individual; the result is `.module.teacher.backbone`."""
     torch.manual_seed(seed)
     model = Distillation(sizes).to(device)
-    patches = (sizes.size // sizes.patch) ** 2
 
     def view(photos: Tensor, shares: tuple[float, float], size: int, draw: torch.Generator) -> Tensor:
         pixels = cutouts(photos, shares, size, draw)
@@ -161,21 +176,25 @@ def train(
 
     def loss(step: int, progress: float) -> Tensor:
         draw = generator(seed, "dino", step)
+        across = math.ceil((1.0 if progress > WHOLE else SMALL) * sizes.size / sizes.patch)  # patches a side
+        edge, patches = across * sizes.patch, across**2
         model.follow(1 - (1 - MOMENTUM) * (math.cos(math.pi * progress) + 1) / 2)
         rows = torch.randint(len(pairs), (rates.batch,), generator=draw)
         photos = pairs[rows].transpose(0, 1).flatten(0, 1).to(device)  # all first photos, then all second ones
-        whole = view(photos, GLOBAL, pairs.shape[-1], draw)
-        parts = torch.cat([view(photos, LOCAL, pairs.shape[-1] // 2, draw) for _ in range(LOCALS)])
+        whole = view(photos, GLOBAL, edge, draw)
+        parts = torch.cat([view(photos, LOCAL, -(-across // 2) * sizes.patch, draw) for _ in range(LOCALS)])
         kept = patches_kept(len(whole), patches, KEPT, draw).to(device)
         with torch.autocast(device, torch.bfloat16):
             with torch.no_grad():
-                taught = model.teacher.head(embed(model.teacher.backbone, whole))
+                known = embed(model.teacher.backbone, whole)
+                taught = balanced(model.teacher.head(known) / TEACHER_TEMPERATURE)
             seen, glimpsed = (embed(model.student.backbone, *views) for views in ((whole, kept), (parts,)))
             said = model.student.head(torch.cat([seen, glimpsed]))
-        other = balanced(taught / TEACHER_TEMPERATURE).roll(rates.batch, 0)  # of the other photo
-        errors = [agreement(other, views).mean() for views in said.split(len(whole))]
+        known, taught = known.roll(rates.batch, 0), taught.roll(rates.batch, 0)  # of the other photo
+        named = torch.cat([agreement(taught, views) for views in said.split(len(whole))])
+        found = torch.cat([recognition(views, known) for views in (seen, *glimpsed.split(len(whole)))])
         spread = torch.cat([crowding(photo) for photo in seen.split(rates.batch)])
-        return torch.stack(errors).mean() + SPREAD * spread.mean()
+        return named.mean() + found.mean() + SPREAD * spread.mean()
 
     def sheet(average: Distillation, _path: Path) -> None:
         if watch is not None:

@@ -49,6 +49,7 @@ class JudgesConfig:
 
     images: int = 20_480
     individuals: int = 10_240
+    contrasts: int = 5_120
     size: int = 128
     seed: int = 0
     clip_budget: Budget = clip.BUDGET
@@ -95,10 +96,12 @@ def train(
 def train_clip(
     words: CLIPTokenizer, config: JudgesConfig, work: Path, device: str, resume: bool, log: Log
 ) -> Fitted[CLIPModel]:
-    """toybox-clip on the corpus that the generator trains on too."""
-    data.extend(work / "corpus", config.images, size=config.size, compiled=config.compiled, log=log)
-    corpus = data.load(work / "corpus", config.images)
-    scenes = [captions.sample_scene(seed) for seed in range(len(corpus))]
+    """toybox-clip on the corpus that the generator trains on too, on the pairs of toybox-dino and on contrasts."""
+    render: dict[str, Any] = {"size": config.size, "compiled": config.compiled, "log": log}
+    data.extend(work / "corpus", config.images, **render)
+    pairs.extend(work / "pairs", config.individuals, device=device, **render)
+    pairs.extend(work / "contrasts", config.contrasts, pairs.contrasted, device=device, **render)
+    images, scenes, together = clip_pictures(config, work)
     held = [captions.sample_scene(seed, held_out=True) for seed in UNSEEN_SEEDS[-WATCHED:]]
     pictures = _pictures(work, held, config, device)
     torch.manual_seed(config.seed)
@@ -114,9 +117,23 @@ def train_clip(
         return ", ".join(f"{name} {sum(right) / max(1, len(right)):.1%} right" for name, right in shares.items())
 
     return clip.train(
-        corpus.images, scenes, words, work, config.clip_budget, config.clip_rates, model=clip.new(words, config.towers),
-        device=device, seed=config.seed, resume=resume, watch=watch, log=log,
+        images, scenes, words, work, config.clip_budget, config.clip_rates, contrasts=together,
+        model=clip.new(words, config.towers), device=device, seed=config.seed, resume=resume, watch=watch, log=log,
     )  # fmt: skip
+
+
+def clip_pictures(config: JudgesConfig, work: Path) -> tuple[Tensor, list[Scene], Tensor]:
+    """All pictures [N, 3, H, W], uint8, their scenes, and which two belong together [M, 2]."""
+    images = [data.load(work / "corpus", config.images).images]
+    scenes = [captions.sample_scene(seed) for seed in range(config.images)]
+    alone = len(scenes)
+    for folder, count, scenes_of in (
+        ("pairs", config.individuals, pairs.photographed),
+        ("contrasts", config.contrasts, pairs.contrasted),
+    ):
+        images.append(pairs.load(work / folder, count).flatten(0, 1))
+        scenes += [scene for seed in range(count) for scene in scenes_of(seed)]
+    return torch.cat(images), scenes, torch.arange(alone, len(scenes)).view(-1, 2)
 
 
 def train_dino(config: JudgesConfig, work: Path, device: str, resume: bool, log: Log) -> Fitted[dino.Distillation]:

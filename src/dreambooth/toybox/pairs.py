@@ -1,6 +1,8 @@
-"""Two photos of one individual, in another place, from another side, in another light: what toybox-dino learns from.
+"""Two pictures of one individual, rendered once and kept in shards that can be extended.
 
-Rendered once and kept in shards that can be extended. A shard holds pictures only: no class, no caption, no mask.
+`photographed`: two photos in other places, from other sides, in other light. They are what toybox-dino learns from, and
+all that it is told; toybox-clip learns from them with their captions. `contrasted`: two pictures that differ in one
+thing that can be said, for toybox-clip alone. A shard holds pictures only: no class, no caption, no mask.
 """
 
 from __future__ import annotations
@@ -8,19 +10,22 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dreambooth.toybox import subjects, world
+from dreambooth.toybox import claims, subjects, world
 from dreambooth.toybox.captions import HELD_OUT_INDIVIDUALS, TRAINING_INDIVIDUALS
 from dreambooth.toybox.scenes import CONTEXTS
 from dreambooth.toybox.world import VIEWS, Scene
 
 SHARD = 128
 """Individuals in a shard file."""
+DETAILS = ("accessory", "accessory", "property", "property", "view", "style")
+"""What contrasted pictures differ in, the hardest to see more often."""
 IN_CONTEXT, IN_VIEW, DRESSED = 0.75, 0.6, 0.15
 """Shares of photos with a named place, with a named view, and (of those who can wear something) with an accessory."""
 
@@ -46,23 +51,36 @@ def photograph(class_noun: str, individual: int, rng: random.Random, dressed: fl
     )
 
 
+def contrasted(seed: int) -> list[Scene]:
+    """Two scenes that differ in one detail, an accessory, a property, a view or a style, and in nothing else."""
+    rng = random.Random(f"contrasts/{seed}")
+    name = rng.choice(DETAILS)
+    class_noun = rng.choice(subjects.WEARERS if name == "accessory" else list(subjects.CLASSES))
+    plain = Scene(class_noun, rng.choice(TRAINING_INDIVIDUALS), seed=rng.randrange(2**31))
+    if rng.random() < 0.5:
+        plain = replace(plain, context=rng.choice(tuple(CONTEXTS)))
+    first = replace(plain, **{name: rng.choice(claims.VALUES[name])})
+    return [first, claims.changed(first, rng, name)]
+
+
 def extend(
-    folder: Path, individuals: int, *, size: int = 128, device: str = "cpu", compiled: bool = True,
-    log: Callable[[str], None] = print,
+    folder: Path, individuals: int, scenes_of: Callable[[int], list[Scene]] = photographed, *, size: int = 128,
+    device: str = "cpu", compiled: bool = True, log: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
-    """Render what is missing until `folder` shows `individuals` individuals twice (rounded up to whole shards)."""
+    """Render what is missing until `folder` shows `individuals` individuals twice (rounded up to whole shards);
+    individual k in the scenes that `scenes_of` gives for k."""
     folder.mkdir(parents=True, exist_ok=True)
     shards = -(-individuals // SHARD)
     for index in range(shards):
         path = folder / f"{index:05d}.safetensors"
         if path.exists():
             continue
-        scenes = [scene for seed in range(index * SHARD, (index + 1) * SHARD) for scene in photographed(seed)]
+        scenes = [scene for seed in range(index * SHARD, (index + 1) * SHARD) for scene in scenes_of(seed)]
         images = world.draw(scenes, size=size, device=device, compiled=compiled).images
         draft = path.with_suffix(".tmp")
         save_file({"pairs": (images * 255).round().to(torch.uint8).cpu().unflatten(0, (SHARD, 2))}, draft)
         os.replace(draft, path)
-        log(f"pairs: {(index + 1) * SHARD} of {shards * SHARD} individuals")
+        log(f"{folder.name}: {(index + 1) * SHARD} of {shards * SHARD} individuals")
 
 
 def load(folder: Path, individuals: int | None = None) -> Tensor:
