@@ -189,8 +189,8 @@ class _Road:
 
     def _tracker(self, backbone: Backbone, method: Method) -> Tracker:
         """Judges the untouched model first, while `backbone` still is it."""
-        evaluate = make_evaluator(self.folder, backbone)
-        patience = self.config.early_stop_patience if self.config.early_stop else None
+        config, evaluate = self.config, make_evaluator(self.folder, backbone)
+        patience = config.early_stop_patience if config.early_stop else None
         tracker = Tracker(self.folder, method, evaluate, patience)
         with self.display.track("judging, untouched", len(evaluate.each)) as advance:
             tracker.begin(advance)

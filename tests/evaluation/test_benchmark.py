@@ -162,13 +162,12 @@ class TestTheWholeWay:
     ):
         out = tmp_path / "results"
         shutil.copytree(finished.path, out)
-        other = judges | {"dino": str(tiny.saved_dino(tmp_path / "other", seed=1))}
-        shutil.copytree(other["dino"], tmp_path / "swapped")
-        moved = settings(tiny_model, judges | {"dino": str(tmp_path / "swapped")})
-        (out / "benchmark.json").unlink()
+        moved = settings(tiny_model, judges | {"dino": str(tiny.saved_dino(tmp_path / "other", seed=1))})
         methods = finished.plan().methods
-        with pytest.raises(ConfigError, match=r"dino was judged by dino .* Give --rescore"):
+        with pytest.raises(ConfigError, match="dino was "):
             prepared(out, suite, moved, methods, count=1)
+        with pytest.raises(ConfigError, match=r"dino was judged by dino .* Give --rescore, with all methods"):
+            prepared(out, suite, moved, ["base"], count=1, rescore=True)
         before = (out / "scores.csv").read_text()
         monkeypatch.setattr(benchmark.workflow, "start", None)
         after = finish(prepared(out, suite, moved, methods, count=1, rescore=True))
@@ -350,9 +349,7 @@ class TestVariants:
         assert plain.applications == [] and plain.preview_steps == 0 and plain.class_noun == "dog"
         changed = {
             name: {
-                key: value
-                for key, value in self.config(name).model_dump().items()
-                if value != plain.model_dump()[key]
+                key: value for key, value in self.config(name).model_dump().items() if value != plain.model_dump()[key]
             }
             for name in variants.VARIANTS
         }

@@ -31,7 +31,7 @@ def set_up(
     """
     check_settings(plan.settings, plan.methods)
     judges = known_judges(make_judges(plan.settings, plan.device))
-    results.begin(plan)
+    results.begin(plan, other_judges=rescore)
     if rescore:
         for member in plan.members:
             (results.subject(member.name) / "real.json").unlink(missing_ok=True)

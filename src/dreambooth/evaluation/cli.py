@@ -24,7 +24,7 @@ QUICK: dict[str, Any] = {
     "prompts": 8,
     "images_per_prompt": 2,
     "class_images": 8,
-    "max_train_steps": 150,
+    "max_train_steps": 200,
     "num_class_images": 32,
 }
 

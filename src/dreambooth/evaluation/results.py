@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PLAN_FILE = "benchmark.json"
+JUDGES = ("dino", "clip", "perceptual")  # settings that rescoring may change
 
 
 @dataclass(frozen=True)
@@ -130,14 +131,17 @@ class Results:
             told = error.errors()[0]["msg"]
             raise RunError(f"{self.path / PLAN_FILE} cannot be read; was it edited? ({told})") from error
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, plan: Plan, other_judges: bool = False) -> None:
         """Keeps the plan, and forgets failures, so that they are tried again.
 
-        Raises ConfigError when the folder was begun with other settings.
+        Raises ConfigError when the folder was begun with other settings; `other_judges` may be named.
         """
         if (self.path / PLAN_FILE).exists():
             before, now = self.plan().settings.model_dump(), plan.settings.model_dump()
-            differing = [f"{key} was {before[key]!r}, now {now[key]!r}" for key in now if before[key] != now[key]]
+            fixed = [name for name in now if not (other_judges and name in JUDGES)]
+            differing = [
+                f"{name} was {before[name]!r}, now {now[name]!r}" for name in fixed if before[name] != now[name]
+            ]
             if differing:
                 raise ConfigError(
                     f"The benchmark in {self.path} was begun with other settings ({'; '.join(differing)}). "
