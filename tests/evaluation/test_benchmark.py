@@ -229,6 +229,8 @@ class TestKill:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            # A suite that runs in the background of a script is deaf to Ctrl-C, and hands that on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         cell = out / "subjects/cat/dreambooth"
 
