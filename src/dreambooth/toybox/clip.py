@@ -27,8 +27,8 @@ from dreambooth.toybox.tokenizer import rare_words
 from dreambooth.toybox.views import cutouts, looking_at, patches_kept, relit
 from dreambooth.toybox.world import Scene
 
-BUDGET = Budget(steps=3_000)
-RATES = Optimisation(rate=2e-3, batch=128, warmup=100, average=0.995)
+BUDGET = Budget(steps=4_000)
+RATES = Optimisation(rate=3e-3, batch=128, warmup=100, average=0.99)
 CUT = (0.85, 1.0)
 """Shares of a side in cut-outs; tighter ones would make close-ups of everything."""
 LIGHT = 0.1

@@ -27,8 +27,8 @@ from dreambooth.toybox.data import generator
 from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, fit
 from dreambooth.toybox.views import cutouts, looking_at, mirrored, patches_kept, relit
 
-BUDGET = Budget(steps=1_500)
-RATES = Optimisation(rate=2e-3, batch=128, warmup=100, average=0.99)
+BUDGET = Budget(steps=1_000)
+RATES = Optimisation(rate=3e-3, batch=128, warmup=60, average=0.98)
 GLOBAL, LOCAL = (0.7, 1.0), (0.35, 0.65)
 """Shares of a side that global and local views show."""
 LOCALS = 2
