@@ -22,6 +22,7 @@ LAYERS = [
     {"prior", "checkpoint"},
     {"examples"},
     {"plan", "train_state"},
+    {"stages"},
     {"trainer"},
     {"drawing"},
     {"evaluation", "run"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,10 @@ def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: i
     """What the resolved `config` will train and need; leaves the backbone as it was."""
     groups = method.prepare(backbone)
     trained = {name: sum(p.numel() for p in group) for name, group in groups.items()}
-    total = sum(p.numel() for module in backbone.modules.values() for p in module.parameters())
+    sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in backbone.modules.items()}
+    total = sum(sizes.values())
+    # Freed once the prompts are encoded: it is loaded before training, and not there while it goes on.
+    freed = sum(sizes.get(name, 0) for name in backbone.spec.released)
     rows = (config.train_batch_size or 1) * (2 if config.with_prior_preservation else 1)
     activations = activation_bytes(backbone, rows, method.trains_text)
     if config.gradient_checkpointing:
@@ -106,7 +110,8 @@ def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: i
         prior_loss_weight=config.prior_loss_weight,
         steps=config.max_train_steps or 0,
         rows_per_step=(per_step, per_step if config.with_prior_preservation else 0),
-        memory_bytes=int(total * FLOAT32_BYTES + trained_bytes * copies + activations),
+        memory_bytes=int(max(total, total - freed + (trained_bytes * copies + activations) / FLOAT32_BYTES))
+        * FLOAT32_BYTES,
         disk_bytes=int(trained_bytes * kept + total * FLOAT32_BYTES),
     )
 
@@ -129,13 +134,18 @@ def activation_bytes(backbone: Backbone, rows: int, trains_text: bool) -> int:
         return tensor
 
     with torch.no_grad():
-        conditioning = backbone.encode_prompts(["a"]).take([0] * rows)
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        encoded = backbone.encode_prompts(["a"]).take([0] * rows)
+        clean = torch.zeros(rows, *backbone.spec.native_size, device=backbone.device)
+        conditioning = backbone.conditioned_on(encoded, clean, [torch.Generator()] * rows)
+    counted = backbone.device.type == "meta"  # a model without weights needs no fake tensors beside them
+    with nullcontext() if counted else FakeTensorMode(allow_non_fake_inputs=True) as fake:
         noisy = torch.empty(rows, *backbone.spec.native_size, device=backbone.device)
         time = torch.zeros(rows, dtype=torch.long, device=backbone.device)
         faked = type(conditioning)(
             {
-                name: fake.from_tensor(value).requires_grad_(trains_text and value.is_floating_point())
+                name: (fake.from_tensor(value) if fake else value).requires_grad_(
+                    trains_text and value.is_floating_point()
+                )
                 for name, value in conditioning.tensors.items()
             }
         )

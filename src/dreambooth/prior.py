@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dreambooth.backbones.protocol import Backbone, Sampler, Sampling
+from dreambooth.backbones.protocol import Backbone, Enlarging, Sampler, Sampling
 from dreambooth.errors import PriorError
 from dreambooth.seeding import derive
 
@@ -35,13 +35,15 @@ class PriorManifest:
     guidance: float
     seed: int
     native_size: tuple[int, ...]
+    enlarging: Enlarging | None = None  # how a super-resolver, still untrained, drew its part
 
     def key(self) -> str:
         """Name of this set's folder in the cache."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True)
+        facts = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(facts, indent=2, sort_keys=True)
 
 
 def fingerprint(backbone: Backbone) -> str:
@@ -107,7 +109,8 @@ class PriorSet:
         Raises PriorError for a sample that is not finite.
         """
         missing = set(self.missing(count))
-        sampling = Sampling(self.manifest.steps, self.manifest.guidance, self.manifest.sampler)
+        made = self.manifest
+        sampling = Sampling(made.steps, made.guidance, made.sampler, enlarging=made.enlarging or Enlarging())
         added = 0
         # A batch with a gap is drawn whole: in another batch the last bits of a sample would come out otherwise,
         # and a resumed run would not be bit-identical.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,8 @@ import torch
 from accelerate import PartialState
 
 from dreambooth import backbones, drawing, prompts
-from dreambooth.backbones.protocol import Backbone, Sampling
+from dreambooth.backbones.protocol import Backbone, Enlarging, Sampling
+from dreambooth.backbones.source import CascadeParts
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import TrainConfig
 from dreambooth.errors import ConfigError, RunError
@@ -49,7 +51,7 @@ class Run:
     def backbone(self) -> Backbone:
         """The personalised model."""
         config = self.folder.config()
-        backbone = backbones.load(str(self.folder.model))
+        backbone = backbones.load(str(self.folder.model), parts=CascadeParts(upscaler=config.upscaler))
         if config.resolution:
             backbone.set_resolution(config.resolution)
         backbone.to(choose_device(self._device))
@@ -57,7 +59,8 @@ class Run:
 
     @property
     def sampling(self) -> Sampling:
-        return sampling_of(self.folder.config())
+        own = sampling_of(self.folder.config())
+        return replace(own, enlarging=replace(own.enlarging, upscale=True))
 
     def generate(
         self, prompt: str | Sequence[str], count: int = 4, seed: int = 0, sampling: Sampling | None = None
@@ -96,4 +99,5 @@ def sampling_of(config: TrainConfig) -> Sampling:
         num_inference_steps=config.num_inference_steps or Sampling.num_inference_steps,
         guidance_scale=Sampling.guidance_scale if config.guidance_scale is None else config.guidance_scale,
         sampler=config.sampler,
+        enlarging=Enlarging(config.sr_num_inference_steps, config.sr_guidance_scale, config.sr_noise_level),
     )

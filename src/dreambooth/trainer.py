@@ -21,6 +21,7 @@ from dreambooth.errors import Interrupted, TrainingError
 from dreambooth.examples import Batch, Examples, noise_and_time, step_seed
 from dreambooth.loss import Terms, dreambooth_loss, row_errors
 from dreambooth.methods.protocol import Method
+from dreambooth.seeding import generator
 from dreambooth.train_state import Settings, TrainState
 
 
@@ -129,13 +130,15 @@ class Loss:
         if not method.trains_text:
             with torch.no_grad(), self.autocast:
                 self.encoded = backbone.encode_prompts(examples.prompts)
+            backbone.release_text_encoder()
 
     def __call__(self, batch: Batch, step: int) -> Terms:
         backbone, process, s = self.backbone, self.backbone.process, self.settings
         noise, time = noise_and_time(backbone, batch, s.seed, step)
         noisy = process.corrupt(batch.clean, noise, time)
         with self.autocast:
-            conditioning = self.conditioning(batch, step)
+            draws = [generator(s.seed, "condition", step, row) for row in batch.rows]
+            conditioning = backbone.conditioned_on(self.conditioning(batch, step), batch.clean, draws)
             prediction = backbone.denoise(noisy, process.model_time(time).to(noisy.device), conditioning)
         errors = row_errors(prediction, process.target(batch.clean, noise, time), process.weight(time, s.snr_gamma))
         return dreambooth_loss(errors, batch.is_prior, s.prior_loss_weight, self.rows, self.prior_rows)

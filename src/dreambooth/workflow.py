@@ -14,7 +14,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from dreambooth import drawing, prompts
+from dreambooth import drawing, prompts, stages
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.checkpoint import RunFolder, free_folder, require_free_space
 from dreambooth.config import TrainConfig
@@ -58,7 +58,7 @@ def start(config: TrainConfig, display: Display) -> Run:
 
 def resume(path: Path, display: Display) -> Run:
     """Carries an existing run to its end, from wherever it was stopped."""
-    folder = RunFolder.open(path)
+    folder = RunFolder.open(stages.root_of(path))
     display.quiet |= not world(folder.config().device).is_main_process
     return _walk(folder, display, None)
 
@@ -74,10 +74,11 @@ def _walk(folder: RunFolder, display: Display, backbone: Backbone | None) -> Run
 
 
 class _Road:
-    """One run on its way; every phase looks at the folder first and does only what is missing."""
+    """One run, or one stage of it, on its way; every phase looks at the folder first and does only what is missing."""
 
-    def __init__(self, folder: RunFolder, display: Display) -> None:
-        self.folder, self.display = folder, display
+    def __init__(self, folder: RunFolder, display: Display, stage: str = "") -> None:
+        """`stage` is what bars and times call a stage in a folder of its own."""
+        self.folder, self.display, self.stage = folder, display, stage
         self.config = folder.config()
         self.facts: dict[str, Any] = folder.read_json("subject.json")
         self.processes = PartialState()
@@ -94,14 +95,41 @@ class _Road:
         return run
 
     def _timed(self, phase: str) -> AbstractContextManager[None]:
-        return self.folder.timed(phase) if self.main else nullcontext()
+        clock = RunFolder(stages.root_of(self.folder.path))
+        return clock.timed(self._of_stage(phase)) if self.main else nullcontext()
+
+    def _of_stage(self, title: str) -> str:
+        return f"{title}, {self.stage}" if self.stage else title
 
     def _train(self, backbone: Backbone) -> None:
-        config = self.config
-        prior = self._prior(backbone)
+        config, roads = self.config, list[tuple[_Road, Backbone]]()
+        for name in stages.names_of(config):
+            if self.main:
+                stages.folder_of(self.folder, config, name, backbone)
+            self.processes.wait_for_everyone()
+            folder = stages.folder_of(self.folder, config, name, backbone)
+            roads.append((self if name == "base" else _Road(folder, self.display, name), backbone.stage(name)))
+        # All samples of the frozen model, before any of its stages is trained.
+        priors = [road._prior(own) for road, own in roads]
         if self.main:
             self._draw_drift(backbone, "base")
-        views = augmented_views(_photos(self.folder), config.views, config.flip, config.seed)
+        methods = [road._tune(own, prior) for (road, own), prior in zip(roads, priors, strict=True)]
+        if self.main:
+            with self._timed("save model"):
+                for (road, _), method in zip(roads, methods, strict=True):
+                    method.save(road.folder.path)
+                temporary = self.folder.path / ".model"
+                shutil.rmtree(temporary, ignore_errors=True)
+                backbone.save_pipeline(temporary)
+                stages.finish(temporary, config, self.facts, backbone)
+                self.folder.publish_model(temporary)
+        self.processes.wait_for_everyone()
+
+    def _tune(self, backbone: Backbone, prior: torch.Tensor) -> Method:
+        """Fine-tunes this stage and leaves the result in `backbone`."""
+        config = self.config
+        photos = _photos(self.folder, backbone.spec.resolution)
+        views = augmented_views(photos, config.views, config.flip, config.seed)
         with self._timed("encode"), self.display.track("encoding", len(views)) as advance:
             latents = encode(backbone, views, config.sample_batch_size, advance)
         captions = self.facts.get("instance_prompts", [self.facts["instance_prompt"]])
@@ -109,14 +137,7 @@ class _Road:
         method = make_method(config, self.facts["class_noun"])
         with self._timed("train"):
             self._finetune(backbone, method, examples)
-        if self.main:
-            with self._timed("save model"):
-                method.save(self.folder.path)
-                temporary = self.folder.path / ".model"
-                shutil.rmtree(temporary, ignore_errors=True)
-                backbone.save_pipeline(temporary)
-                self.folder.publish_model(temporary)
-        self.processes.wait_for_everyone()
+        return method
 
     def _prior(self, backbone: Backbone) -> torch.Tensor:
         """Latents of the prior samples, [P, ...]; P = 0 without prior preservation."""
@@ -131,6 +152,7 @@ class _Road:
             guidance=config.prior_guidance,
             seed=config.prior_seed,
             native_size=backbone.spec.native_size,
+            enlarging=backbone.spec.enlarging,
         )
         place = Path(config.prior_dir) if config.prior_dir else cache_folder() / manifest.key()
         prior = PriorSet(place, manifest)
@@ -138,7 +160,7 @@ class _Road:
         share = (self.processes.process_index, self.processes.num_processes)
         with self._timed("prior samples"):
             if missing:
-                with self.display.track("prior samples", count, count - missing) as advance:
+                with self.display.track(self._of_stage("prior samples"), count, count - missing) as advance:
                     prior.fill(backbone, count, config.sample_batch_size, advance, *share)
             else:
                 self.display.say(f"The {count} prior samples are taken from {place}.")
@@ -169,7 +191,7 @@ class _Road:
         tracker = self._tracker(backbone, method) if config.track and self.main else None
         if from_main_process(tracker is not None and tracker.enough(done)):
             settings = replace(settings, max_train_steps=done)  # it had stopped early before it was interrupted
-        track = self.display.track("training", settings.max_train_steps, done)
+        track = self.display.track(self._of_stage("training"), settings.max_train_steps, done)
         with track as advance, tensorboard(folder) as board:
 
             def on_step(report: StepReport) -> None:
@@ -292,11 +314,11 @@ def _keep_subject(folder: RunFolder, subject: Subject, facts: dict[str, Any]) ->
     folder.write_json("subject.json", facts | {"photos": photos})
 
 
-def _photos(folder: RunFolder) -> torch.Tensor:
+def _photos(folder: RunFolder, resolution: int) -> torch.Tensor:
     """The run's own photos [N, 3, R, R] in -1..1, so that a resumed run needs no original."""
     facts = folder.read_json("subject.json")
     files = [str(folder.path / entry["file"]) for entry in facts["photos"]]
-    return load_subject(files, facts["class_noun"], facts["resolution"]).pixels()
+    return load_subject(files, facts["class_noun"], resolution).pixels()
 
 
 @contextmanager
