@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks import sizes
-from benchmarks.clock import Laps, since_process_start
+from benchmarks.clock import Laps, Stopwatch, per_second, since_process_start
 from benchmarks.floor import synchronize
 from benchmarks.judges import rounds, save_round
 from benchmarks.memory import peak_bytes
@@ -47,7 +47,7 @@ def job(task: Task) -> Outcome:
     )
     start = perf_counter()
     save_round(task, 0, run.generate(PROMPTS, count=1, seed=task.seed))
-    outcome = Outcome({"seconds": since_process_start(), "peak_bytes": peak_bytes(task.device)})
+    outcome = Outcome(since_process_start() | {"peak_bytes": peak_bytes(task.device)})
     phases = run.folder.times()
     phases["load and draw pictures"] = perf_counter() - start
     outcome.details = {"phases": phases, "sampling": vars(run.sampling)}
@@ -79,7 +79,7 @@ def step(task: Task, laps: Laps | None = None) -> Outcome:
         run,
         lambda report: laps(report.step),
     )
-    return Outcome({"seconds": laps.mean(), "peak_bytes": peak_bytes(task.device)})
+    return Outcome(laps.mean() | {"peak_bytes": peak_bytes(task.device)})
 
 
 def prior(task: Task) -> Outcome:
@@ -102,12 +102,11 @@ def prior(task: Task) -> Outcome:
 
     fill("warm-up", min(task.prior, config.sample_batch_size), 1, 1)
     synchronize(task.device)
-    start = perf_counter()
+    watch = Stopwatch(task.device)
     fill("prior", task.prior, config.prior_steps, 0)
-    synchronize(task.device)
-    seconds = perf_counter() - start
+    numbers = per_second(watch, task.prior)
     told = {"sampler": config.prior_sampler, "steps": config.prior_steps, "guidance": config.prior_guidance}
-    return Outcome({"per_second": task.prior / seconds, "peak_bytes": peak_bytes(task.device)}, told)
+    return Outcome(numbers | {"peak_bytes": peak_bytes(task.device)}, told)
 
 
 def generation(task: Task) -> Outcome:
@@ -122,10 +121,9 @@ def generation(task: Task) -> Outcome:
     prompts = [(template, task.fill(template)) for template in PROMPTS]
     drawing.draw(backbone, prompts, [task.seed], replace(sampling, num_inference_steps=1), config.sample_batch_size)
     synchronize(task.device)
-    start = perf_counter()
+    watch = Stopwatch(task.device)
     drawing.draw(backbone, prompts, [task.seed], sampling, config.sample_batch_size)
-    synchronize(task.device)
-    return Outcome({"seconds": perf_counter() - start, "peak_bytes": peak_bytes(task.device)}, vars(sampling))
+    return Outcome(watch.numbers() | {"peak_bytes": peak_bytes(task.device)}, vars(sampling))
 
 
 def _prepared(task: Task) -> tuple[Any, Any]:

@@ -70,7 +70,7 @@ def job(task: Task) -> Outcome:
     drawn = process.measure(replace(task, part="draw"))
     if drawn.note:
         return drawn
-    numbers = {"seconds": trained.seconds + drawn.numbers["seconds"]}
+    numbers = {name: getattr(trained, name) + drawn.numbers[name] for name in ("seconds", "processor_seconds")}
     if task.device != "cuda":  # the device's allocator cannot be asked from outside
         numbers["peak_bytes"] = max(trained.peak_bytes, int(drawn.numbers["peak_bytes"]))
     return Outcome(numbers, {"phases": {"script": trained.seconds, "pictures": drawn.numbers["seconds"]}})

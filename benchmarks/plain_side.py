@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 
 from benchmarks import plain, sizes
-from benchmarks.clock import Laps, Phases, since_process_start
+from benchmarks.clock import Laps, Phases, Stopwatch, per_second, since_process_start
 from benchmarks.floor import synchronize, training_dtype
 from benchmarks.judges import prompts_of_round, rounds, save_round
 from benchmarks.memory import peak_bytes
@@ -55,7 +54,7 @@ def draw_result(task: Task, model: Path, phases: Phases | None = None) -> Outcom
     with phases.timed("pictures"):
         images = plain.draw(pipeline, prompts_of_round(task), task.seed)
         save_round(task, 0, images)
-    outcome = Outcome({"seconds": since_process_start(), "peak_bytes": peak_bytes(task.device)})
+    outcome = Outcome(since_process_start() | {"peak_bytes": peak_bytes(task.device)})
     outcome.details["phases"] = phases.seconds
     for number in rounds(task):
         save_round(task, number, plain.draw(pipeline, prompts_of_round(task), task.seed + number))
@@ -84,7 +83,7 @@ def step(task: Task, laps: Laps | None = None) -> Outcome:
 
     plain.train(loop, files, task.rows, WARM_UP + task.steps, on_step)
     shares = {name: seconds / task.steps for name, seconds in loop.seconds.items()}
-    return Outcome({"seconds": laps.mean(), "peak_bytes": peak_bytes(task.device)}, {"seconds of a step": shares})
+    return Outcome(laps.mean() | {"peak_bytes": peak_bytes(task.device)}, {"seconds of a step": shares})
 
 
 def prior(task: Task) -> Outcome:
@@ -92,10 +91,9 @@ def prior(task: Task) -> Outcome:
     pipeline = _drawing_pipeline(sizes.size_of(task.size), task)
     pipeline([CLASS_PROMPT] * plain.SAMPLE_BATCH_SIZE, num_inference_steps=1)
     synchronize(task.device)
-    start = perf_counter()
+    watch = Stopwatch(task.device)
     plain.draw_prior(pipeline, CLASS_PROMPT, task.prior, Path(task.work) / "class")
-    synchronize(task.device)
-    return Outcome({"per_second": task.prior / (perf_counter() - start), "peak_bytes": peak_bytes(task.device)})
+    return Outcome(per_second(watch, task.prior) | {"peak_bytes": peak_bytes(task.device)})
 
 
 def generation(task: Task) -> Outcome:
@@ -104,10 +102,9 @@ def generation(task: Task) -> Outcome:
     prompts = prompts_of_round(task)
     pipeline(prompts, num_inference_steps=1)
     synchronize(task.device)
-    start = perf_counter()
+    watch = Stopwatch(task.device)
     plain.draw(pipeline, prompts, task.seed)
-    synchronize(task.device)
-    return Outcome({"seconds": perf_counter() - start, "peak_bytes": peak_bytes(task.device)})
+    return Outcome(watch.numbers() | {"peak_bytes": peak_bytes(task.device)})
 
 
 def denoiser_step(task: Task) -> Outcome:
@@ -129,9 +126,7 @@ def denoiser_step(task: Task) -> Outcome:
         optimizer.step()
         optimizer.zero_grad()
         laps(number)
-    return Outcome(
-        {"seconds": laps.mean(), "peak_bytes": peak_bytes(task.device)}, {"what": "the denoiser alone, eager"}
-    )
+    return Outcome(laps.mean() | {"peak_bytes": peak_bytes(task.device)}, {"what": "the denoiser alone, eager"})
 
 
 def _drawing_pipeline(size: sizes.Size, task: Task) -> Any:

@@ -18,10 +18,11 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended: its status, its wall-clock seconds, its peak memory, and the end of its errors."""
+    """A process that has ended: its status, its seconds by the wall and of the processor, its peak memory, and the end of its errors."""
 
     status: int
     seconds: float
+    processor_seconds: float
     peak_bytes: int
     errors: str
 
@@ -49,7 +50,8 @@ def run(command: list[str], threads: int) -> Ended:
         errors.seek(0)
         told = errors.read().decode(errors="replace").strip()
     unit = 1 if sys.platform == "darwin" else 1024
-    return Ended(process.returncode, seconds, usage.ru_maxrss * unit, told)
+    worked = usage.ru_utime + usage.ru_stime
+    return Ended(process.returncode, seconds, worked, usage.ru_maxrss * unit, told)
 
 
 def measure(task: Task) -> Outcome:

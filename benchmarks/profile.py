@@ -33,7 +33,7 @@ class Watched(Laps):
         if number == self.warm_up:
             self.profiler.start()
 
-    def mean(self) -> float:
+    def mean(self) -> dict[str, float]:
         mean = super().mean()
         self.profiler.stop()
         return mean

@@ -25,7 +25,16 @@ def measure(repeats: int, threads: int, setting: dict[str, Any], say: Callable[[
             ended = process.run([sys.executable, *arguments], threads)
             if turn:
                 note = f"failed: {process.last_line(ended)}" if ended.status else ""
-                record.add(Outcome({"seconds": ended.seconds, "peak_bytes": ended.peak_bytes}, note=note))
+                record.add(
+                    Outcome(
+                        {
+                            "seconds": ended.seconds,
+                            "processor_seconds": ended.processor_seconds,
+                            "peak_bytes": ended.peak_bytes,
+                        },
+                        note=note,
+                    )
+                )
     for record in records:
         say(f"{record.setting['what']}: {record.note or record.values['seconds']}")
     return records

@@ -8,6 +8,7 @@ from benchmarks.records import Record, Spread, significant
 from benchmarks.task import PLAIN
 
 FLOOR = "floor"
+WORKED = "processor_seconds"
 TITLES = {
     "job": "the whole job",
     "step": "one training step",
@@ -16,7 +17,10 @@ TITLES = {
     "startup": "start-up",
 }
 UNITS = {"job": "s", "step": "s", "prior": "per s", "generation": "s", "startup": "s"}
-HEAD = ("what", "side", "measured", "against plain", "against the floor", "peak memory", "DINO", "CLIP-T")
+HEAD = (
+    "what", "side", "measured", "against plain", "processor time", "against plain in processor time",
+    "against the floor", "peak memory", "DINO", "CLIP-T",
+)  # fmt: skip
 NOT_MEASURED = "not measured"
 
 
@@ -40,14 +44,16 @@ def row(record: Record, others: list[Record]) -> tuple[str, ...]:
     """One side of one part."""
     measured = record.spread(main_number(record.part))
     if measured is None:
-        return (title(record), record.side, record.note or NOT_MEASURED, *[""] * 5)
+        return (title(record), record.side, record.note or NOT_MEASURED, *[""] * 7)
     plain = find(others, record.part, PLAIN, main_number(record.part))
     floor = find(others, record.part, FLOOR, "seconds")
     return (
         title(record),
         record.side,
         f"{measured.text()} {UNITS[record.part]}",
-        ratio(record, measured, plain),
+        ratio(record, measured, plain, record.part == "prior"),
+        told(record, WORKED, lambda value: f"{value.text()} s"),
+        ratio(record, record.spread(WORKED), find(others, record.part, PLAIN, WORKED)),
         f"{significant(measured.median / floor.median)}×" if floor else "",
         told(record, "peak_bytes", lambda value: f"{significant(value.median / 1e9)} GB"),
         told(record, "dino", Spread.text),
@@ -71,11 +77,11 @@ def main_number(part: str) -> str:
     return "per_second" if part == "prior" else "seconds"
 
 
-def ratio(record: Record, measured: Spread, plain: Spread | None) -> str:
+def ratio(record: Record, measured: Spread | None, plain: Spread | None, more_is_better: bool = False) -> str:
     """How many times as fast as the plain loop."""
-    if plain is None or record.side == PLAIN or record.part == "startup":
+    if measured is None or plain is None or record.side == PLAIN:
         return ""
-    faster = plain.median / measured.median if record.part != "prior" else measured.median / plain.median
+    faster = measured.median / plain.median if more_is_better else plain.median / measured.median
     return f"{significant(faster)}× as fast"
 
 

@@ -1,15 +1,20 @@
-"""The whole command on a tiny model, each measurement in a process of its own."""
+"""The whole command on a tiny model."""
 
 import json
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from benchmarks import __main__ as program
-from benchmarks import memory, peers, process, sizes
-from benchmarks.task import Outcome
+from benchmarks import memory, peers, process, sizes, worker
+from benchmarks.clock import STARTED
+from benchmarks.task import Outcome, Task
 from dreambooth.errors import ConfigError
+from tests import tiny
 
 PEER = """
 import sys, shutil
@@ -20,29 +25,50 @@ shutil.copytree(flags["pretrained_model_name_or_path"], flags["output_dir"])
 
 
 def run(*arguments: str):
-    import typer
-
     app = typer.Typer(pretty_exceptions_enable=False)
     app.command()(program.main)
     return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
 
 
-def test_a_job_and_a_step_of_every_side(tiny_model: Path, tmp_path: Path):
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Workers do in this process what they do in one of their own: it need not import everything a dozen times."""
+    dino, clip = tiny.saved_dino(tmp_path / "dino"), tiny.saved_clip(tmp_path / "clip")
+    monkeypatch.setattr("dreambooth.evaluation.encoders.dino_name", lambda model: str(dino))
+    monkeypatch.setattr("dreambooth.evaluation.encoders.clip_name", lambda model: str(clip))
+
+    def measure(task: Task) -> Outcome:
+        monkeypatch.setenv(STARTED, repr(time.time()))
+        Path(task.work).mkdir(parents=True, exist_ok=True)
+        return worker.measurement(task)(task)
+
+    monkeypatch.setattr(process, "measure", measure)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_every_part_of_every_side(tiny_model: Path, tmp_path: Path):
     (tmp_path / "peer.py").write_text(PEER)
     counts = ("--quick", "--device", "cpu", "--threads", "1", "--steps", "2", "--prior", "2")
     peer = f"--peer=copy={tmp_path / 'peer.py'}"
-    run("--sizes", str(tiny_model), "--parts", "job,step", *counts, peer, "--out", str(tmp_path / "out"))
-    found = json.loads((tmp_path / "out" / "results.json").read_text())
-    notes = {(record["part"], record["side"]): record["note"] for record in found}
-    assert set(notes) == {
-        *(("job", side) for side in ("ours", "plain", "copy")),
-        *(("step", side) for side in ("ours", "plain", "floor")),
-    }  # noqa: E501
-    assert set(notes.values()) == {""}
-    for record in found:
-        assert all(value > 0 for values in record["values"].values() for value in values if len(values) == 1)
-    table = (tmp_path / "out" / "results.md").read_text()
+    parts = "job,step,prior,generation,profile"
+    run("--sizes", str(tiny_model), "--parts", parts, *counts, peer, "--out", str(tmp_path / "out"))
+    found = {(entry["part"], entry["side"]): entry for entry in json.loads((tmp_path / "out/results.json").read_text())}
+    both = {(part, side) for part in parts.split(",") for side in ("ours", "plain")}
+    assert set(found) == both | {("job", "copy"), ("step", "floor")}
+    assert {entry["note"] for entry in found.values()} == {""}
+    for side in ("ours", "plain", "copy"):
+        assert set(found["job", side]["values"]) == {"seconds", "processor_seconds", "peak_bytes", "dino", "clip_t"}
+    assert found["step", "floor"]["values"]["seconds"][0] < found["step", "plain"]["values"]["seconds"][0]
+    assert {"convolutions", "optimizer"} <= set(found["profile", "ours"]["values"])
+    table = (tmp_path / "out/results.md").read_text()
     assert "| copy |" in table and "× as fast" in table and "The floor of a step" in table
+
+
+def test_a_worker_is_a_process_of_its_own(tiny_model: Path, tmp_path: Path):
+    task = Task("generation", "plain", str(tiny_model), "cpu", 1, str(tmp_path), "", "zqk", 64, 1, 1, 1, 1e-3)
+    outcome = process.measure(task)
+    assert outcome.note == "" and outcome.numbers["seconds"] > 0 and outcome.numbers["peak_bytes"] > 1e8
+    assert (tmp_path / "outcome.json").is_file()
 
 
 def test_a_device_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path):
@@ -69,8 +95,6 @@ def test_mistakes_are_told_in_a_sentence(arguments: tuple[str, ...], told: str, 
 
 
 def test_a_process_that_fails_says_why_and_what_it_took():
-    import sys
-
     ended = process.run([sys.executable, "-c", "raise SystemExit('no luck')"], threads=1)
     assert (ended.status, process.last_line(ended)) == (1, "no luck") and ended.peak_bytes > 1e6 and ended.seconds > 0
 
