@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended: its status, its seconds by the wall and of the processor, its peak memory, and the end of its errors."""
+    """A process that has ended: status, seconds by the wall and of the processor, peak memory, and its errors."""
 
     status: int
     seconds: float
