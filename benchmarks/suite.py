@@ -60,6 +60,12 @@ def parts_of(plan: Plan, name: str, device: str) -> tuple[str, ...]:
     return ("job", "step", "prior", "generation", "profile")
 
 
+def cuda_is_there() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 class Part:
     """One part of one size on one device: its sides, their turns, their records."""
 
@@ -69,8 +75,8 @@ class Part:
     def measure(self) -> list[Record]:
         """All sides, turn by turn."""
         names = [OURS, PLAIN, *([peer.name for peer in self.plan.peers] if self.part == "job" else [])]
-        if obstacle := self.obstacle():
-            return [self.record(name, {}, obstacle) for name in names]
+        if self.device == "cuda" and not cuda_is_there():
+            return [self.record(name, {}, "not measured: there is no CUDA device here") for name in names]
         prepared = process.measure(self.task("prepare", PLAIN, judged=int(self.part == "job")))
         if prepared.note:
             return [self.record(name, {}, prepared.note) for name in names]
@@ -78,10 +84,8 @@ class Part:
         setting = {name: getattr(task, name) for name in ("resolution", "rows", "steps", "prior", "threads")}
         setting["gpu"] = prepared.details["gpu"]
         records = {name: self.record(name, setting) for name in names}
-        if not self.size.supported:
-            records[OURS].note = "not supported yet"
-            if self.part != "step":
-                records[PLAIN].note = "the denoiser's step alone is measured"
+        for name in names:
+            records[name].note = self.obstacle(name)
         if self.part == "step":
             records[FLOOR] = self.record(FLOOR, setting)
         for turn in range(1 if self.part == "profile" else self.plan.repeats):
@@ -92,12 +96,12 @@ class Part:
                     self.say(f"  {record.note or {key: values[-1] for key, values in record.values.items()}}")
         return list(records.values())
 
-    def obstacle(self) -> str:
-        """Why none of it can be measured here, or nothing."""
-        import torch
-
-        if self.device == "cuda" and not torch.cuda.is_available():
-            return "not measured: there is no CUDA device here"
+    def obstacle(self, side: str) -> str:
+        """Why this side cannot be measured, or nothing."""
+        if not self.size.supported and side == OURS:
+            return "not supported yet"
+        if not self.size.supported and self.part != "step":
+            return "not measured: of this family the step of the denoiser alone is"
         if self.part in ("job", "step", "profile"):
             work = floor.step_work(self.size, self.size.resolution(self.device), 2)
             return memory.shortage(work.parameters, self.device)

@@ -29,7 +29,8 @@ def page(records: list[Record]) -> str:
     parts: list[str] = []
     for size, device in dict.fromkeys((record.size, record.device) for record in records):
         own = [record for record in records if (record.size, record.device) == (size, device)]
-        parts.append(f"### {size}, {'CUDA' if device == 'cuda' else 'CPU'}\n")
+        gpu = next((record.setting["gpu"] for record in own if record.setting.get("gpu")), "CUDA")
+        parts.append(f"### {size}, {gpu if device == 'cuda' else 'CPU'}\n")
         parts.append(markdown(HEAD, [row(record, own) for record in own if shown(record)]))
         parts += [profile_table(own), phases_table(own), floor_line(own)]
     parts.append(settings(records))
