@@ -51,10 +51,14 @@ def prepare(task: Task) -> Outcome:
 
 def floor(task: Task) -> Outcome:
     """The least a step must do, over the rates measured here and now in the step's own type and threads."""
-    from benchmarks.floor import bandwidth, matrix_rate, step_work, training_dtype
+    import torch
+
+    from benchmarks.floor import bandwidth, fastest_dtype, matrix_rate, step_work
 
     work = step_work(sizes.size_of(task.size), task.resolution, 2 * task.rows)
-    rate, speed = matrix_rate(task.device, training_dtype(task.device)), bandwidth(task.device)
+    dtype = fastest_dtype(task.device)
+    rate, speed = matrix_rate(task.device, dtype), bandwidth(task.device)
+    plain_rate = matrix_rate(task.device, torch.float32)
     return Outcome(
         {
             "seconds": work.seconds(rate, speed),
@@ -63,7 +67,9 @@ def floor(task: Task) -> Outcome:
             "optimizer_bytes": work.optimizer_bytes,
             "bytes_per_second": speed,
             "parameters": work.parameters,
-        }
+            "float32_seconds": work.seconds(plain_rate, speed),
+        },
+        {"dtype": str(dtype).removeprefix("torch.")},
     )
 
 

@@ -75,7 +75,7 @@ def step(task: Task, laps: Laps | None = None) -> Outcome:
         backbone,
         make_method(config, CLASS_NOUN),
         examples,
-        _settings(config, backbone, WARM_UP + task.steps),
+        _settings(config, WARM_UP + task.steps),
         run,
         lambda report: laps(report.step),
     )
@@ -84,6 +84,7 @@ def step(task: Task, laps: Laps | None = None) -> Outcome:
 
 def prior(task: Task) -> Outcome:
     """Prior samples a second, kept as files, at the default sampler, steps, guidance and batch size."""
+    from dreambooth.precision import in_bf16
     from dreambooth.prior import PriorManifest, PriorSet
 
     backbone, config = _prepared(task)
@@ -93,6 +94,7 @@ def prior(task: Task) -> Outcome:
         "sampler": config.prior_sampler,
         "guidance": config.prior_guidance,
         "native_size": backbone.spec.native_size,
+        "mixed_precision": "bf16" if in_bf16(config.mixed_precision, backbone.device) else "no",
     }
 
     def fill(folder: str, count: int, steps: int, seed: int) -> None:
@@ -144,9 +146,9 @@ def _prepared(task: Task) -> tuple[Any, Any]:
     return backbone, resolve_defaults(make_config(values), backbone.spec)
 
 
-def _settings(config: Any, backbone: Any, steps: int) -> Any:
+def _settings(config: Any, steps: int) -> Any:
     from dataclasses import replace
 
     from dreambooth.workflow import settings_of
 
-    return replace(settings_of(config, backbone.device), max_train_steps=steps, checkpointing_steps=0)
+    return replace(settings_of(config), max_train_steps=steps, checkpointing_steps=0)

@@ -27,6 +27,11 @@ from torch.utils.data import DataLoader, Dataset
 SAMPLE_BATCH_SIZE = 4
 
 
+def training_dtype(device: str) -> torch.dtype:
+    """What the recipe trains in: bfloat16 on CUDA, float32 on the CPU."""
+    return torch.bfloat16 if device == "cuda" else torch.float32
+
+
 class Files(Dataset[dict[str, Tensor]]):
     """Photo and prior image number i with their tokens, read from disk and prepared whenever they are asked for."""
 

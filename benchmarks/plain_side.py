@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks import plain, sizes
 from benchmarks.clock import Laps, Phases, Stopwatch, per_second, since_process_start
-from benchmarks.floor import synchronize, training_dtype
+from benchmarks.floor import synchronize
 from benchmarks.judges import prompts_of_round, rounds, save_round
 from benchmarks.memory import peak_bytes
 from benchmarks.task import CLASS_NOUN, PROMPTS, Outcome, Task
@@ -32,7 +32,7 @@ def job(task: Task) -> Outcome:
     gc.collect()
     with phases.timed("load model"):
         pipeline = sizes.pipeline(size)
-        loop = plain.Loop.build(pipeline, task.device, training_dtype(task.device), task.learning_rate)
+        loop = plain.Loop.build(pipeline, task.device, plain.training_dtype(task.device), task.learning_rate)
         files = _files(task, pipeline, work / "class")
     with phases.timed("train"):
         losses = plain.train(loop, files, task.rows, task.steps)
@@ -70,7 +70,7 @@ def step(task: Task, laps: Laps | None = None) -> Outcome:
     """Seconds of a step, files, encoders and all, over `steps` steps after two to warm up."""
     size = sizes.size_of(task.size)
     pipeline = sizes.pipeline(size)
-    loop = plain.Loop.build(pipeline, task.device, training_dtype(task.device), task.learning_rate)
+    loop = plain.Loop.build(pipeline, task.device, plain.training_dtype(task.device), task.learning_rate)
     folder = Path(task.work) / "class"
     _noise_images(folder, max(8, task.rows), task.resolution)
     laps = laps or Laps(task.device, WARM_UP)
@@ -119,7 +119,7 @@ def denoiser_step(task: Task) -> Outcome:
     time = torch.randint(0, 1000, (rows,), device=task.device)
     laps = Laps(task.device, WARM_UP)
     for number in range(1, WARM_UP + task.steps + 1):
-        with torch.autocast(task.device, training_dtype(task.device), enabled=task.device == "cuda"):
+        with torch.autocast(task.device, plain.training_dtype(task.device), enabled=task.device == "cuda"):
             prediction = denoiser(noisy, time, hidden, added_cond_kwargs=added, return_dict=False)[0]
         plain.halved_loss(prediction, noisy).backward()
         torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
