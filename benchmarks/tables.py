@@ -124,10 +124,12 @@ def floor_line(records: list[Record]) -> str:
     if record is None:
         return ""
     number = {name: spread.median for name in record.values if (spread := record.spread(name))}
+    kind = record.details.get("dtype", "the type of the step")
     return (
         f"The floor of a step, {significant(number['seconds'])} s: {significant(number['flops'] / 1e9)} GFLOP at "
-        f"{significant(number['flops_per_second'] / 1e9)} GFLOP/s in {record.details.get('dtype', 'its type')}, and {significant(number['optimizer_bytes'] / 1e9)} "
-        f"GB for the optimizer of {significant(number['parameters'] / 1e6)} M parameters at "
+        f"{significant(number['flops_per_second'] / 1e9)} GFLOP/s in {kind}, and "
+        f"{significant(number['optimizer_bytes'] / 1e9)} GB for the optimizer of "
+        f"{significant(number['parameters'] / 1e6)} M parameters at "
         f"{significant(number['bytes_per_second'] / 1e9)} GB/s. "
         f"In float32 it would be {significant(number.get('float32_seconds', number['seconds']))} s.\n"
     )
