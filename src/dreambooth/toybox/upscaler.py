@@ -88,7 +88,7 @@ def train(
     """Train the U-Net on cut-outs of large pictures; the text encoder stays as it is."""
     torch.manual_seed(seed)
     upscaler = (model or new(text_encoder.config.d_model)).to(device)
-    text_encoder.to(device).eval()
+    torch.nn.Module.to(text_encoder, device).eval()
     schedule = scheduler()
     schedule.alphas_cumprod = schedule.alphas_cumprod.to(device)
     log_snr = pixels.log_snr_of(schedule)
