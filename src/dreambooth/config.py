@@ -33,7 +33,7 @@ SECTIONS = {
 class TrainConfig(BaseModel):
     """Everything a run depends on. A field left at None takes the default of the model's family."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, defer_build=True)
 
     # The subject
     photos: list[str] = Field(default_factory=list, description="Folders or files with photos of the subject.")
