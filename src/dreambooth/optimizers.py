@@ -156,7 +156,9 @@ class LeanAdamW(torch.optim.Optimizer):
         stop = start + len(weight)
         if "exp_avg_codes" in state:
             assert chance is not None
-            moments = [Quantised(state[f"{name}_codes"], state[f"{name}_scales"], name == "exp_avg") for name in MOMENTS]
+            moments = [
+                Quantised(state[f"{name}_codes"], state[f"{name}_scales"], name == "exp_avg") for name in MOMENTS
+            ]
             mean, square = (moment.read(start, stop) for moment in moments)
         else:
             moments = []
@@ -185,17 +187,16 @@ class LeanAdamW(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up moments as they are, of this class or of torch's AdamW; the rates stay what they are."""
         for index, parameter in enumerate(self._places):
-            if (entry := state_dict["state"].get(index)) is None:
-                self.state.pop(parameter, None)
-                continue
             self.state.pop(parameter, None)
+            if (entry := state_dict["state"].get(index)) is None:
+                continue
             state = self._begin(parameter)
-            for name, value in (entry if state.keys() == entry.keys() else self._converted(entry)).items():
+            for name, value in (entry if state.keys() == entry.keys() else self._converted(entry, parameter)).items():
                 state[name] = value.to(state[name].dtype).to(state[name].device).clone()
 
-    def _converted(self, entry: dict[str, Tensor]) -> dict[str, Tensor]:
-        whole = whole_moments(entry)
-        if not self.eight_bit or whole["exp_avg"].numel() < SMALL:
+    def _converted(self, entry: dict[str, Tensor], parameter: nn.Parameter) -> dict[str, Tensor]:
+        whole = whole_moments(entry, parameter.shape)
+        if not self.eight_bit or parameter.numel() < SMALL:
             return whole
         result = {"step": torch.as_tensor(whole["step"])}
         for name in MOMENTS:
@@ -211,14 +212,14 @@ class LeanAdamW(torch.optim.Optimizer):
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def whole_moments(entry: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state of one parameter with float32 moments, flat where they were quantised."""
+def whole_moments(entry: dict[str, Tensor], shape: torch.Size) -> dict[str, Tensor]:
+    """The state of one parameter of that shape with float32 moments."""
     if "exp_avg_codes" not in entry:
         return entry
     moments = {
-        name: Quantised(entry[f"{name}_codes"], entry[f"{name}_scales"], name == "exp_avg").read(
-            0, entry[f"{name}_codes"].numel()
-        )
+        name: Quantised(entry[f"{name}_codes"], entry[f"{name}_scales"], name == "exp_avg")
+        .read(0, shape.numel())
+        .view(shape)
         for name in MOMENTS
     }
     return {"step": entry["step"]} | moments

@@ -65,37 +65,32 @@ def finetune(
     """
     world = PartialState()
     state = TrainState.build(backbone, method, settings)
-    state.resume(run)
     examples, s = examples.to(backbone.device), settings
     rows = s.train_batch_size * s.gradient_accumulation_steps * world.num_processes
-    step_loss = Loss(backbone, method, examples, settings, rows)
     enough = False
 
-    with stop_on_interrupt() as stop_requested:
+    with state.at_work(run), stop_on_interrupt() as stop_requested:
+        state.resume(run)
+        step_loss = Loss(backbone, method, examples, settings, rows)
+        state.holding.send_encoders_away()
         while state.step < s.max_train_steps and not enough:
             start, step = perf_counter(), state.step
             torch.manual_seed(step_seed(s.seed, step))
+            rate = state.begin(step)
             sums = torch.zeros(4, device=backbone.device)
-            for batch in examples.batches(
-                s.seed,
-                step,
-                s.train_batch_size,
-                s.gradient_accumulation_steps,
-                world.process_index,
-                world.num_processes,
-            ):
+            share = (s.train_batch_size, s.gradient_accumulation_steps, world.process_index, world.num_processes)
+            for number, batch in enumerate(examples.batches(s.seed, step, *share), 1):
                 terms = step_loss(batch, step)
-                terms.total.backward()
+                state.backward(terms.total, last=number == s.gradient_accumulation_steps)
                 sums[:3] += torch.stack([terms.total, terms.subject, terms.prior]).detach()
             sums[3] = float(stop_requested())
             if world.num_processes > 1:
                 sums = sum_over_processes(sums, state.parameters)
-            norm = float(nn.utils.clip_grad_norm_(state.parameters, s.max_grad_norm))
+            norm = float(state.clipped())
             total, subject, prior, stop = sums.tolist()
             if not (math.isfinite(total) and math.isfinite(norm)):
                 raise not_finite(step, run)
-            rate = state.update(step)
-            state.step += 1
+            state.update()
             if world.is_main_process:
                 seconds = perf_counter() - start
                 report = StepReport(state.step, total, subject, prior, rate, norm, seconds, method.facts())
@@ -113,7 +108,6 @@ def finetune(
                 raise Interrupted(
                     f"Stopped at step {state.step}, saved. Go on with: dreambooth train --resume {run.path}"
                 )
-    state.keep_average()
 
 
 class Loss:
