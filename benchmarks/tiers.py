@@ -18,7 +18,8 @@ from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
 from dreambooth.examples import Examples
 from dreambooth.fitting import fitted
-from dreambooth.memory import TIERS, available_bytes, give_back
+from dreambooth.memory import TIERS
+from dreambooth.meter import available_bytes, give_back
 from dreambooth.methods import make_method
 from dreambooth.plan import make_plan, resolve_defaults
 from dreambooth.run import choose_device

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import torch
 
 from dreambooth import backbones, fitting
 from dreambooth.checkpoint import RunFolder
+from dreambooth.compiling import COMPILED_CALL, Regions
 from dreambooth.config import make_config
 from dreambooth.errors import RunError, TrainingError
 from dreambooth.fitting import Fit, choose, finetune_within_memory, fitted, measure, read_tier, settle
-from dreambooth.memory import BALANCED, FAST, LEAN, TIERS, Holding, Peak, Tier, available_bytes, is_out_of_memory
+from dreambooth.holding import Holding, in_host_memory
+from dreambooth.memory import BALANCED, FAST, LEAN, TIERS, Tier, is_out_of_memory
+from dreambooth.meter import Peak, available_bytes
 from dreambooth.methods.full import FullFineTuning
 from dreambooth.optimizers import SMALL
 from dreambooth.plan import estimate_memory
@@ -144,6 +148,25 @@ class TestTraining:
         TrainState.build(backbone, method, settings(tier=BALANCED))
         assert backbone.modules["text_encoder"].is_gradient_checkpointing  # pyright: ignore
 
+    def test_activations_in_host_memory_give_the_same_gradient(self, tiny_model: Path):
+        gradients = []
+        for away in (False, True):
+            state, loss, _ = at_work(tiny_model, FAST)
+            weights = state.holding.backbone.modules["denoiser"].parameters()
+            with in_host_memory(weights, least_bytes=0) if away else nullcontext():
+                loss(next(examples().batches(0, 0, 2, 1)), 0).total.backward()
+            gradients.append([parameter.grad for parameter in state.parameters])
+        for one, other in zip(*gradients, strict=True):
+            assert one is not None and torch.equal(one, other)
+
+    def test_activations_move_and_weights_stay(self):
+        weight, data = torch.nn.Parameter(torch.ones(4, 4)), torch.ones(4, 4)
+        with in_host_memory([weight], least_bytes=0):
+            result = data @ weight.t()
+        data.zero_()  # what was kept is a copy
+        result.sum().backward()
+        assert weight.grad is not None and torch.equal(weight.grad, torch.full((4, 4), 4.0))
+
     def test_encoders_leave_only_where_nothing_uses_them(self, tiny_model: Path):
         backbone = backbones.load(str(tiny_model))
         text, pictures = backbone.modules["text_encoder"], backbone.modules["autoencoder"]
@@ -219,6 +242,36 @@ class TestMemoryEnds:
         with pytest.raises(RuntimeError) as caught:
             torch.empty(1 << 59)
         assert is_out_of_memory(caught.value)
+
+
+class TestCompiling:
+    def test_gives_the_numbers_of_the_plain_loop_and_leaves_nothing(self, tiny_model: Path, tmp_path: Path):
+        plain, plain_log = train(tiny_model, tmp_path / "plain", FAST, max_train_steps=20)
+        seen = []
+        compiled, log = train(
+            tiny_model, tmp_path / "run", FAST, seen.append, max_train_steps=20, compile_backend="aot_eager"
+        )
+        assert losses(log) == pytest.approx(losses(plain_log), rel=1e-5)
+        for key in plain:
+            torch.testing.assert_close(compiled[key], plain[key], rtol=1e-4, atol=1e-5)
+        assert all(vars(module).get(COMPILED_CALL) is None for module in seen[0].modules["denoiser"].modules())
+
+    def test_takes_the_blocks_that_repeat(self, tiny_model: Path):
+        denoiser = backbones.load(str(tiny_model)).modules["denoiser"]
+        regions = Regions(denoiser, "aot_eager")
+        regions.switch(True)
+        compiled = [module for module in denoiser.modules() if COMPILED_CALL in vars(module)]
+        assert {type(module).__name__ for module in compiled} == {"BasicTransformerBlock"}
+        regions.switch(False)
+        assert not [module for module in denoiser.modules() if COMPILED_CALL in vars(module)]
+
+    def test_goes_on_without_it_where_it_fails(self, tiny_model: Path, tmp_path: Path):
+        plain, _ = train(tiny_model, tmp_path / "plain", FAST)
+        warnings: list[str] = []
+        ended, log = train(tiny_model, tmp_path / "run", FAST, warnings=warnings, compile_backend="no-such-backend")
+        assert_equal(ended, plain)
+        assert len(warnings) == 1 and warnings[0].startswith("Compiling failed (")
+        assert [report.step for report in log] == [1, 2, 3, 4]
 
 
 class TestChoice:

@@ -104,6 +104,7 @@ class TrainConfig(BaseModel):
     use_8bit_adam: bool = Field(False, description="AdamW with moments of one byte.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm to which a step is clipped.")
     gradient_checkpointing: bool = Field(False, description="Less memory for about a third more time.")
+    compile: bool = Field(False, description="Compile the denoiser's blocks; for a long training on a GPU.")
     memory: Literal["auto", "fast", "balanced", "lean"] = Field(
         "auto", description="How memory is saved; auto measures a step and takes the fastest way that fits."
     )

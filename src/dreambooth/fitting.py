@@ -12,23 +12,12 @@ from accelerate.utils import broadcast_object_list
 
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.checkpoint import RunFolder
+from dreambooth.compiling import is_compile_failure
 from dreambooth.config import TierName
 from dreambooth.errors import RunError, TrainingError
 from dreambooth.examples import Examples
-from dreambooth.memory import (
-    BALANCED,
-    FAST,
-    LEAN,
-    MARGIN,
-    TIERS,
-    Estimate,
-    Peak,
-    Tier,
-    available_bytes,
-    give_back,
-    is_out_of_memory,
-    next_tier,
-)
+from dreambooth.memory import BALANCED, FAST, LEAN, MARGIN, TIERS, Estimate, Tier, is_out_of_memory, next_tier
+from dreambooth.meter import Peak, available_bytes, give_back
 from dreambooth.methods.protocol import Method
 from dreambooth.precision import in_bf16
 from dreambooth.train_state import Settings, TrainState
@@ -95,7 +84,7 @@ def measure(backbone: Backbone, method: Method, settings: Settings, tier: Tier, 
     for the lean tier, which rounds them.
     """
     settings = fitted(settings, tier)
-    settings = replace(settings, learning_rates=dict.fromkeys(settings.learning_rates, 0.0))
+    settings = replace(settings, learning_rates=dict.fromkeys(settings.learning_rates, 0.0), compile_backend=None)
     peak = Peak(backbone.device)
     try:
         with peak:
@@ -151,25 +140,29 @@ def finetune_within_memory(
 ) -> None:
     """`trainer.finetune` in a tier; where memory ends, in the next one, from the step where it ended if that is whole.
 
-    Each step sees the same photos in every tier. `looks` are finetune's callbacks. Raises as finetune does, and
-    TrainingError where memory ends in the last tier.
+    Each step sees the same photos in every tier. Where compiling fails, training goes on without it. `looks` are
+    finetune's callbacks. Raises as finetune does, and TrainingError where memory ends in the last tier.
     """
-    while (told := _attempt(backbone, method, examples, fitted(settings, tier), run, looks)) is not None:
+    while (ended := _attempt(backbone, method, examples, fitted(settings, tier), run, looks)) is not None:
+        told, of_memory = ended
+        if not of_memory:
+            warn(f"Compiling failed ({told}); training goes on without it.")
+            settings = replace(settings, compile_backend=None)
+            _back_to_what_was_saved(method, run)
+            continue
         lower = next_tier(tier, settings.train_batch_size)
         if lower is None:
             raise TrainingError(
                 f"Memory ended in the leanest tier ({told}). Start anew with a lower --resolution, without "
                 "--train-text-encoder, or with --method textual-inversion, or free memory and --resume."
             )
-        checkpoints = run.checkpoints()
-        step = checkpoints[-1].step if checkpoints else 0
+        step = max((checkpoint.step for checkpoint in run.checkpoints()), default=0)
         record_tier(run, lower, f"memory ended in tier {tier}")
         if PartialState().num_processes > 1:
             raise TrainingError(
                 f"Memory ended in tier {tier} ({told}). Go on from step {step} in tier {lower} with --resume {run.path}"
             )
-        # The weights come back from the checkpoint, or, where there is none yet, from the base model.
-        method.detach() if checkpoints else method.eject()
+        _back_to_what_was_saved(method, run)
         give_back(backbone.device)
         photos = settings.train_batch_size * settings.gradient_accumulation_steps
         warn(
@@ -181,15 +174,24 @@ def finetune_within_memory(
 
 def _attempt(
     backbone: Backbone, method: Method, examples: Examples, settings: Settings, run: RunFolder, looks: dict[str, Any]
-) -> str | None:
-    """None when training came to its end, else what was told when memory ended."""
+) -> tuple[str, bool] | None:
+    """None when training came to its end, else what was told when memory or (False) compiling ended it."""
     try:
         finetune(backbone, method, examples, settings, run, **looks)
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) and not (settings.compile_backend and is_compile_failure(error)):
             raise
-        return (str(error).strip().splitlines() or ["out of memory"])[0][:120]
+        # Not the error itself: its frames hold the tensors for which there was no room.
+        return (str(error).strip().splitlines() or [type(error).__name__])[0][:120], is_out_of_memory(error)
     return None
+
+
+def _back_to_what_was_saved(method: Method, run: RunFolder) -> None:
+    """The next attempt loads the newest checkpoint; where there is none, the base model's weights come back here."""
+    if run.checkpoints():
+        method.detach()
+    else:
+        method.eject()
 
 
 def read_tier(run: RunFolder) -> Tier | None:

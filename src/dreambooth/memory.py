@@ -1,22 +1,12 @@
-"""Memory tiers: what a step keeps, what it computes twice, what leaves the device; and how much memory there is."""
+"""Memory tiers: what a step keeps, what it computes twice, what leaves the device, and what each is thought to take."""
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import os
-import sys
-from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-from torch import nn
 
-from dreambooth.backbones.protocol import Backbone
 from dreambooth.config import TierName
-from dreambooth.optimizers import SMALL
 
 # Below this share of all weights, what is trained is an adapter or a word, and rounding it would save nothing.
 LEAST_SHARE = 0.1
@@ -114,149 +104,6 @@ class Estimate:
         return int(held + (self.recomputed if tier.checkpointing else self.activations) / tier.split)
 
 
-def available_bytes(device: torch.device) -> int:
-    """Memory of the device that this process could still take; for a CPU within its container's limit."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    free = [_physical_bytes()]
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
-        free.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            free.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return max(0, min(free))
-
-
-def _physical_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows: the estimate is all there is
-        return sys.maxsize
-
-
-class Peak:
-    """Greatest memory that was taken between entering and leaving, in bytes; None where the system does not tell."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.bytes: int | None = None
-
-    def __enter__(self) -> Peak:
-        give_back(self.device)
-        self._before = self._now()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.device.type == "cuda":
-            # What was there before counts as well: a step has to fit beside it, and free memory left it out.
-            self.bytes = torch.cuda.max_memory_reserved(self.device) - self._before
-        elif (greatest := _resident("VmHWM")) is not None:
-            self.bytes = max(0, greatest - self._before)
-
-    def _now(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.memory_reserved(self.device)
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # forgets this process's own peak
-        except OSError:
-            return 0
-        return _resident("VmRSS") or 0
-
-
-def _resident(name: str) -> int | None:
-    """A line of /proc/self/status in bytes."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    lines = [line for line in status.read_text(encoding="ascii").splitlines() if line.startswith(f"{name}:")]
-    return int(lines[0].split()[1]) * 1024 if lines else None
-
-
-def give_back(device: torch.device) -> None:
-    """Returns memory that is no longer used to the device, or to the system."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps what was freed
-        if trim is not None:
-            trim(0)
-
-
 def is_encoder(name: str, trains_text: bool) -> bool:
     """Whether the module of that name is done once prompts and photos are encoded."""
     return name == "autoencoder" or (name.startswith("text_encoder") and not trains_text)
-
-
-class Holding:
-    """A tier at work on one backbone: changes it for the training, and puts it back as it was."""
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        groups: Mapping[str, list[nn.Parameter]],
-        tier: Tier,
-        in_bf16: bool,
-        trains_text: bool,
-    ) -> None:
-        """`in_bf16` tells whether the run computes in it, and `trains_text` whether prompts are encoded every step."""
-        trained = [parameter for group in groups.values() for parameter in group]
-        everything = sum(p.numel() for module in backbone.modules.values() for p in module.parameters())
-        self.tier = tier.for_share(sum(parameter.numel() for parameter in trained) / max(1, everything))
-        self.backbone, self.trained = backbone, trained
-        self.encoders = [module for name, module in backbone.modules.items() if is_encoder(name, trains_text)]
-        self.rounded: list[nn.Parameter] = []
-        if self.tier.checkpointing:
-            backbone.enable_gradient_checkpointing()
-        if self.tier.lean_optimizer and in_bf16:
-            self.rounded = [parameter for parameter in trained if parameter.numel() >= SMALL]
-            for parameter in self.rounded:
-                parameter.data = parameter.data.to(torch.bfloat16)
-
-    @property
-    def _moves_encoders(self) -> bool:
-        return self.tier.encoders_away and self.backbone.device.type == "cuda"
-
-    def send_encoders_away(self) -> None:
-        """Once all is encoded: off the device. On a CPU there is nowhere to go."""
-        if self._moves_encoders:
-            for module in self.encoders:
-                module.to("cpu")
-            give_back(self.backbone.device)
-
-    @contextmanager
-    def complete(self) -> Generator[None]:
-        """Everything on the device, for a look at pictures."""
-        self._bring_encoders_back()
-        try:
-            yield
-        finally:
-            self.send_encoders_away()
-
-    def saved_activations(self) -> AbstractContextManager[object]:
-        """Where the forward pass keeps what the backward pass needs: in host memory, where the tier says so."""
-        if self.tier.activations_away and self.backbone.device.type == "cuda":
-            return torch.autograd.graph.save_on_cpu(pin_memory=True)
-        return nullcontext()
-
-    def release(self) -> None:
-        """Float32 weights and all modules on the device, as before."""
-        for parameter in self.rounded:
-            parameter.grad = None
-            parameter.data = parameter.data.float()
-        self.rounded = []
-        self._bring_encoders_back()
-
-    def _bring_encoders_back(self) -> None:
-        if self._moves_encoders:
-            for module in self.encoders:
-                module.to(self.backbone.device)

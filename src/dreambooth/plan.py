@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dreambooth.backbones.protocol import Backbone, Spec
 from dreambooth.config import TierName, TrainConfig
-from dreambooth.memory import EIGHT_BIT_BYTES, FLOAT32_BYTES, LEAN, TIERS, Estimate, available_bytes, is_encoder
+from dreambooth.memory import EIGHT_BIT_BYTES, FLOAT32_BYTES, LEAN, TIERS, Estimate, is_encoder
+from dreambooth.meter import available_bytes
 from dreambooth.methods.protocol import Method
 from dreambooth.precision import autocast, in_bf16
 from dreambooth.prompts import INSTANCE_TEMPLATE

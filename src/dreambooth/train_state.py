@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ from torch.utils.hooks import RemovableHandle
 
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.checkpoint import Checkpoint, RunFolder
-from dreambooth.memory import FAST, Holding, Tier, is_out_of_memory
+from dreambooth.holding import Holding
+from dreambooth.memory import FAST, Tier, is_out_of_memory
 from dreambooth.methods.protocol import Method
 from dreambooth.optimizers import LeanAdamW, RunningClip, whole_moments
 from dreambooth.precision import MixedPrecision, in_bf16
@@ -48,11 +49,17 @@ class Settings:
     ema_decay: float | None = None
     mixed_precision: MixedPrecision = "no"
     tier: Tier = FAST
+    compile_backend: str | None = None
     checkpointing_steps: int = 100
     checkpoints_total_limit: int = 1
     preview_steps: int = 0
     track_steps: int = 0
     seed: int = 0
+
+    def pauses(self, step: int) -> bool:
+        """Whether something is saved or looked at after `step`, or training ends there."""
+        often = (self.checkpointing_steps, self.preview_steps, self.track_steps)
+        return step >= self.max_train_steps or any(self.due(every, step) for every in often)
 
     def due(self, every: int, step: int) -> bool:
         """Whether what is done `every` so many steps (0 for never) is due after `step`; always after the last."""
@@ -87,7 +94,7 @@ class TrainState:
 
             ema = EMAModel(parameters, decay=settings.ema_decay)
         bf16 = in_bf16(settings.mixed_precision, backbone.device)
-        holding = Holding(backbone, groups, settings.tier, bf16, method.trains_text)
+        holding = Holding(backbone, groups, settings.tier, bf16, method.trains_text, settings.compile_backend)
         optimizer = make_optimizer(
             [{"params": group} for group in groups.values()], settings, backbone.device, holding.tier.lean_optimizer
         )
@@ -200,16 +207,17 @@ class TrainState:
                 self.ema.restore(self.parameters)
 
     @contextmanager
-    def at_work(self, run: RunFolder) -> Generator[None]:
+    def at_work(self, run: RunFolder, tell: Callable[[], None]) -> Generator[None]:
         """The training inside; leaves the backbone as it was held before, with the averaged weights if there are any.
 
-        Where memory ends while no weight is half-way, the steps so far are saved first.
+        Where memory ends while no weight is half-way, the steps so far are saved first, once `tell` has told them.
         """
         try:
-            with self.holding.saved_activations():
+            with self.holding.at_work():
                 yield
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error) and not self.updating and PartialState().is_main_process:
+                tell()
                 self._save_what_is_whole(run)
             raise
         finally:

@@ -282,6 +282,7 @@ def settings_of(config: TrainConfig) -> Settings:
         ema_decay=config.ema_decay if config.use_ema else None,
         mixed_precision=config.mixed_precision,
         tier=replace(FAST, checkpointing=config.gradient_checkpointing),
+        compile_backend="inductor" if config.compile else None,
         checkpointing_steps=config.checkpointing_steps,
         checkpoints_total_limit=config.checkpoints_total_limit,
         preview_steps=config.preview_steps,
