@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreambooth.transfer import onto
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -27,7 +29,7 @@ def row_errors(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
     precision = torch.promote_types(prediction.dtype, torch.float32)
     squared = (prediction.to(precision) - target.to(precision)) ** 2
-    return weight.to(squared) * squared.flatten(1).mean(1)
+    return onto(weight, squared.device, squared.dtype) * squared.flatten(1).mean(1)
 
 
 def dreambooth_loss(
