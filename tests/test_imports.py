@@ -24,6 +24,7 @@ LAYERS = [
     {"plan", "train_state"},
     {"trainer"},
     {"drawing"},
+    {"kept"},
     {"evaluation", "run"},
     {"tracking", "class_noun"},
     {"prepare"},

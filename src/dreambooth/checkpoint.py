@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOG, TRACK = "log.jsonl", "track.jsonl"
+ADAPTER = "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,18 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def adapter(self) -> Path:
+        """What a run of an adapter has in place of a model; it goes on the untouched base."""
+        return self.path / ADAPTER
+
+    @property
+    def result(self) -> Path:
+        """What was learned: the adapter's file, or the folder of the whole model."""
+        return self.adapter if self.adapter.is_file() else self.model
+
+    @property
     def finished(self) -> bool:
-        return (self.model / "model_index.json").is_file()
+        return self.adapter.is_file() or (self.model / "model_index.json").is_file()
 
     def read_json(self, name: str) -> Any:
         """Raises RunError when the file is missing or broken."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dreambooth.backbones.protocol import Backbone, Spec
-from dreambooth.config import TrainConfig
-from dreambooth.methods.protocol import Method
+from dreambooth.config import ADAPTERS, TrainConfig
+from dreambooth.methods.protocol import Adapter, Method
 from dreambooth.prompts import INSTANCE_TEMPLATE
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ BEST_COPIES = 3  # the best weights, the best at the newest checkpoint, and thos
 def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
     """The config with every field left at None filled from method and model, where they have a say."""
     inversion = config.method == "textual-inversion"
-    recipe = spec.textual_inversion if inversion else spec
+    recipe = spec.lora if config.method in ADAPTERS else spec.textual_inversion if inversion else spec
     learning_rate = config.learning_rate or recipe.learning_rate
     filled = {
         "with_prior_preservation": config.with_prior_preservation and config.prior_loss_weight > 0,
@@ -31,6 +31,8 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
         "instance_prompt": config.instance_prompt or (None if inversion else INSTANCE_TEMPLATE),
         "learning_rate": learning_rate,
         "text_encoder_lr": config.text_encoder_lr or learning_rate,
+        "embedding_lr": config.embedding_lr
+        or (spec.textual_inversion.learning_rate if config.method == "pivotal" else None),
         "max_train_steps": config.max_train_steps or recipe.max_train_steps,
         "train_batch_size": config.train_batch_size or recipe.train_batch_size,
         "num_class_images": config.num_class_images or spec.num_class_images,
@@ -86,6 +88,7 @@ def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: i
     groups = method.prepare(backbone)
     trained = {name: sum(p.numel() for p in group) for name, group in groups.items()}
     total = sum(p.numel() for module in backbone.modules.values() for p in module.parameters())
+    result = sum(trained.values()) if isinstance(method, Adapter) else total
     rows = (config.train_batch_size or 1) * (2 if config.with_prior_preservation else 1)
     activations = activation_bytes(backbone, rows, method.trains_text)
     if config.gradient_checkpointing:
@@ -107,7 +110,7 @@ def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: i
         steps=config.max_train_steps or 0,
         rows_per_step=(per_step, per_step if config.with_prior_preservation else 0),
         memory_bytes=int(total * FLOAT32_BYTES + trained_bytes * copies + activations),
-        disk_bytes=int(trained_bytes * kept + total * FLOAT32_BYTES),
+        disk_bytes=int(trained_bytes * kept + result * FLOAT32_BYTES),
     )
 
 

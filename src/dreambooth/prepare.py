@@ -15,9 +15,9 @@ from accelerate.utils import broadcast_object_list
 from dreambooth import backbones, identifier, prompts
 from dreambooth.backbones.protocol import Backbone, Sampling
 from dreambooth.backbones.source import Source
-from dreambooth.config import TrainConfig
+from dreambooth.config import NEW_WORD, TrainConfig
 from dreambooth.errors import ConfigError
-from dreambooth.methods import TextualInversion, make_method
+from dreambooth.methods import make_method, new_word
 from dreambooth.plan import Plan, make_plan, resolve_defaults
 from dreambooth.prior import fingerprint
 from dreambooth.run import choose_device
@@ -88,10 +88,10 @@ def find_identifier(
 ) -> identifier.Identifier:
     """The user's identifier, checked; or a rare one, drawn by seed or, with `probe_identifier`, by weakest reaction.
 
-    For textual inversion the new word, which is in no vocabulary yet.
+    For textual inversion and pivotal tuning the new word, which is in no vocabulary yet.
     """
-    if isinstance(method := make_method(config, class_noun), TextualInversion):
-        return method.identifier(backbone.tokenizer)
+    if config.method in NEW_WORD:
+        return new_word(config, class_noun).identifier(backbone.tokenizer)
     if config.identifier is not None:
         return identifier.check(config.identifier, backbone.tokenizer, class_noun)
     if not config.probe_identifier:

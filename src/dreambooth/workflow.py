@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -21,6 +20,7 @@ from dreambooth.config import TrainConfig
 from dreambooth.errors import Interrupted
 from dreambooth.evaluation.report import write_report
 from dreambooth.examples import Examples, augmented_views, encode
+from dreambooth.kept import keep
 from dreambooth.methods import make_method
 from dreambooth.methods.protocol import Method
 from dreambooth.prepare import load_model, name_subject, prepare
@@ -111,11 +111,7 @@ class _Road:
             self._finetune(backbone, method, examples)
         if self.main:
             with self._timed("save model"):
-                method.save(self.folder.path)
-                temporary = self.folder.path / ".model"
-                shutil.rmtree(temporary, ignore_errors=True)
-                backbone.save_pipeline(temporary)
-                self.folder.publish_model(temporary)
+                keep(backbone, method, self.folder)
         self.processes.wait_for_everyone()
 
     def _prior(self, backbone: Backbone) -> torch.Tensor:
@@ -259,7 +255,7 @@ def settings_of(config: TrainConfig, device: torch.device) -> Settings:
         learning_rates={
             "denoiser": config.learning_rate,
             "text_encoder": config.text_encoder_lr or config.learning_rate,
-            "embedding": config.learning_rate,
+            "embedding": config.embedding_lr or config.learning_rate,
         },
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         prior_loss_weight=config.prior_loss_weight,
