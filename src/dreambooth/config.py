@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dreambooth.errors import ConfigError
+from dreambooth.precision import MixedPrecision
 
 SamplerName = Literal["ddim", "dpm++", "unipc", "euler", "ancestral", "ddpm"]
 MethodName = Literal["dreambooth", "textual-inversion", "lora", "dora", "pivotal"]
@@ -53,7 +54,7 @@ class TrainConfig(BaseModel):
     )
     resolution: int | None = Field(None, ge=16, description="Pixels a side; the model's own by default.")
     device: str = Field("auto", description="auto, cuda, mps or cpu.")
-    mixed_precision: Literal["auto", "no", "bf16"] = Field("auto", description="auto: bf16 on CUDA, else none.")
+    mixed_precision: MixedPrecision = Field("auto", description="auto: bf16 where the device is faster in it.")
 
     # The method
     method: MethodName = Field(

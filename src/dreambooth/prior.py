@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dreambooth.backbones.protocol import Backbone, Sampler, Sampling
 from dreambooth.errors import PriorError
+from dreambooth.precision import MixedPrecision
 from dreambooth.seeding import derive
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class PriorManifest:
     guidance: float
     seed: int
     native_size: tuple[int, ...]
+    mixed_precision: MixedPrecision = "no"
 
     def key(self) -> str:
         """Name of this set's folder in the cache."""
@@ -107,7 +109,8 @@ class PriorSet:
         Raises PriorError for a sample that is not finite.
         """
         missing = set(self.missing(count))
-        sampling = Sampling(self.manifest.steps, self.manifest.guidance, self.manifest.sampler)
+        m = self.manifest
+        sampling = Sampling(m.steps, m.guidance, m.sampler, mixed_precision=m.mixed_precision)
         added = 0
         # A batch with a gap is drawn whole: in another batch the last bits of a sample would come out otherwise,
         # and a resumed run would not be bit-identical.

@@ -91,4 +91,5 @@ def sampling_of(config: TrainConfig) -> Sampling:
         num_inference_steps=config.num_inference_steps or Sampling.num_inference_steps,
         guidance_scale=Sampling.guidance_scale if config.guidance_scale is None else config.guidance_scale,
         sampler=config.sampler,
+        mixed_precision=config.mixed_precision,
     )

@@ -16,9 +16,14 @@ from dreambooth.backbones.protocol import Backbone
 from dreambooth.checkpoint import Checkpoint, RunFolder
 from dreambooth.errors import ConfigError
 from dreambooth.methods.protocol import Method
+from dreambooth.precision import MixedPrecision
 
 if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
+
+
+FUSED = ("cuda", "cpu")
+"""Devices on which AdamW has one kernel for everything: on a CPU a fifth of the time."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Settings:
     use_8bit_adam: bool = False
     max_grad_norm: float = 1.0
     ema_decay: float | None = None
-    autocast: torch.dtype | None = None
+    mixed_precision: MixedPrecision = "no"
     checkpointing_steps: int = 100
     checkpoints_total_limit: int = 1
     preview_steps: int = 0
@@ -143,8 +148,9 @@ def make_optimizer(
     groups: list[dict[str, Any]], settings: Settings, device: torch.device
 ) -> torch.optim.Optimizer:
     """AdamW of torch or bitsandbytes; raises as `optimizer_class`."""
+    extra = {} if settings.use_8bit_adam or device.type not in FUSED else {"fused": True}
     return optimizer_class(settings.use_8bit_adam, device)(
-        groups, lr=0.0, betas=settings.betas, weight_decay=settings.weight_decay, eps=settings.epsilon
+        groups, lr=0.0, betas=settings.betas, weight_decay=settings.weight_decay, eps=settings.epsilon, **extra
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -21,6 +21,7 @@ from dreambooth.errors import Interrupted, TrainingError
 from dreambooth.examples import Batch, Examples, noise_and_time, step_seed
 from dreambooth.loss import Terms, dreambooth_loss, row_errors
 from dreambooth.methods.protocol import Method
+from dreambooth.precision import autocast
 from dreambooth.train_state import Settings, TrainState
 
 
@@ -124,7 +125,7 @@ class Loss:
     def __init__(self, backbone: Backbone, method: Method, examples: Examples, settings: Settings, rows: int) -> None:
         self.backbone, self.examples, self.settings, self.rows = backbone, examples, settings, rows
         self.prior_rows = rows if len(examples.prior) else 0
-        self.autocast = torch.autocast(backbone.device.type, settings.autocast) if settings.autocast else nullcontext()
+        self.autocast = autocast(settings.mixed_precision, backbone.device)
         self.encoded = None
         if not method.trains_text:
             with torch.no_grad(), self.autocast:

@@ -23,6 +23,7 @@ from dreambooth.examples import Examples, augmented_views, encode
 from dreambooth.kept import keep
 from dreambooth.methods import make_method
 from dreambooth.methods.protocol import Method
+from dreambooth.precision import in_bf16
 from dreambooth.prepare import load_model, name_subject, prepare
 from dreambooth.prior import PriorManifest, PriorSet, cache_folder
 from dreambooth.run import Run, sampling_of, world
@@ -127,6 +128,7 @@ class _Road:
             guidance=config.prior_guidance,
             seed=config.prior_seed,
             native_size=backbone.spec.native_size,
+            mixed_precision="bf16" if in_bf16(config.mixed_precision, backbone.device) else "no",
         )
         place = Path(config.prior_dir) if config.prior_dir else cache_folder() / manifest.key()
         prior = PriorSet(place, manifest)
@@ -160,7 +162,7 @@ class _Road:
             pictures = drawing.draw(backbone, filled, [config.seed], sampling_of(config), config.sample_batch_size)
             strip([picture.image for picture in pictures]).save(folder.path / f"previews/step-{step:06d}.png")
 
-        settings = settings_of(config, backbone.device)
+        settings = settings_of(config)
         done = max((checkpoint.step for checkpoint in folder.checkpoints()), default=0)
         tracker = self._tracker(backbone, method) if config.track and self.main else None
         if from_main_process(tracker is not None and tracker.enough(done)):
@@ -243,12 +245,9 @@ def note_of(report: StepReport) -> str:
     return "  ".join(told + [f"{name.rpartition('_')[2]} {value:.3g}" for name, value in report.facts.items()])
 
 
-def settings_of(config: TrainConfig, device: torch.device) -> Settings:
+def settings_of(config: TrainConfig) -> Settings:
     """The trainer's plain numbers from a resolved config."""
     assert config.max_train_steps and config.train_batch_size and config.learning_rate
-    bf16 = config.mixed_precision == "bf16" or (
-        config.mixed_precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
     return Settings(
         max_train_steps=config.max_train_steps,
         train_batch_size=config.train_batch_size,
@@ -268,7 +267,7 @@ def settings_of(config: TrainConfig, device: torch.device) -> Settings:
         use_8bit_adam=config.use_8bit_adam,
         max_grad_norm=config.max_grad_norm,
         ema_decay=config.ema_decay if config.use_ema else None,
-        autocast=torch.bfloat16 if bf16 else None,
+        mixed_precision=config.mixed_precision,
         checkpointing_steps=config.checkpointing_steps,
         checkpoints_total_limit=config.checkpoints_total_limit,
         preview_steps=config.preview_steps,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth.backbones.source import Source
+from dreambooth.precision import MixedPrecision
 from dreambooth.process import NoiseProcess
 
 if TYPE_CHECKING:
@@ -100,12 +101,16 @@ class Spec:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are drawn. `guidance_scale` 1 is none; `sampler` None keeps the model's own scheduler."""
+    """How pictures are drawn. `guidance_scale` 1 is none; `sampler` None keeps the model's own scheduler.
+
+    `mixed_precision` is the denoiser's; images are always decoded as the weights are.
+    """
 
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
     sampler: Sampler | None = None
     negative_prompt: str = ""
+    mixed_precision: MixedPrecision = "no"
 
 
 class Backbone(Protocol):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dreambooth.backbones.protocol import Conditioning, LoraTargets, Recipe, Sampler, Sampling, Spec
 from dreambooth.backbones.source import Source
 from dreambooth.errors import ModelError
+from dreambooth.precision import autocast
 from dreambooth.process import from_scheduler
 
 if TYPE_CHECKING:
@@ -102,8 +103,9 @@ class StableDiffusion:
         sampling: Sampling,
         on_step: Callable[[], None] | None = None,
     ) -> list[Image]:
-        return self._sample(prompts, seeds, sampling, "pil", on_step)
+        return self.decode_latents(self.sample_latents(prompts, seeds, sampling, on_step))
 
+    @torch.no_grad()
     def sample_latents(
         self,
         prompts: Sequence[str],
@@ -111,17 +113,6 @@ class StableDiffusion:
         sampling: Sampling,
         on_step: Callable[[], None] | None = None,
     ) -> Tensor:
-        return self._sample(prompts, seeds, sampling, "latent", on_step)
-
-    @torch.no_grad()
-    def _sample(
-        self,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        sampling: Sampling,
-        output_type: str,
-        on_step: Callable[[], None] | None,
-    ) -> Any:
         pipeline, own_scheduler = self.pipeline, self.pipeline.scheduler
 
         def tick(_pipe: Any, _step: int, _time: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -135,18 +126,19 @@ class StableDiffusion:
         for module in training:
             module.eval()
         try:
-            return pipeline(
-                prompt=list(prompts),
-                negative_prompt=[sampling.negative_prompt] * len(prompts),
-                num_inference_steps=sampling.num_inference_steps,
-                guidance_scale=sampling.guidance_scale,
-                # One CPU generator a picture: the same noise on any device and in any batch.
-                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-                height=self.spec.resolution,
-                width=self.spec.resolution,
-                output_type=output_type,
-                callback_on_step_end=tick,
-            ).images
+            with autocast(sampling.mixed_precision, self.device):
+                return pipeline(
+                    prompt=list(prompts),
+                    negative_prompt=[sampling.negative_prompt] * len(prompts),
+                    num_inference_steps=sampling.num_inference_steps,
+                    guidance_scale=sampling.guidance_scale,
+                    # One CPU generator a picture: the same noise on any device and in any batch.
+                    generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+                    height=self.spec.resolution,
+                    width=self.spec.resolution,
+                    output_type="latent",
+                    callback_on_step_end=tick,
+                ).images
         finally:
             pipeline.scheduler = own_scheduler
             for module in training:
