@@ -6,6 +6,8 @@ photos/         the squares the model sees       model/                     the 
 prior.png       the class as it was              samples/                   the pictures of the applications
 log.jsonl       one line a step                  report.html                all of it on one page
 times.json      seconds of each phase            track.jsonl, best/         judgements as training goes, best weights
+
+A run of an adapter has pytorch_lora_weights.safetensors in place of model/.
 """
 
 from __future__ import annotations

@@ -46,6 +46,14 @@ class TrainConfig(BaseModel):
     views: int = Field(
         1, ge=1, le=64, description="Randomly cropped views encoded of each photo; 1 is the photo itself."
     )
+    masked_loss: bool = Field(False, description="Count the photos' background less, by masks of the subject.")
+    mask_weight: float = Field(0.1, ge=0, le=1, description="How much the background counts where there are masks.")
+    masks: str | None = Field(
+        None, description="Folder of masks named as the photos; else NAME.mask.png beside them, or transparency."
+    )
+    segmenter: str | None = Field(
+        None, description="Segmentation model for photos without a mask: a folder, or a hub id that was fetched before."
+    )
 
     # The model
     model: str = Field("toybox-sd", description="Embedded name, diffusers folder, .safetensors file or hub id.")
@@ -202,6 +210,12 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
+        fields = type(self).model_fields
+        masking = [
+            name for name in ("mask_weight", "masks", "segmenter") if getattr(self, name) != fields[name].default
+        ]
+        if masking and not self.masked_loss:
+            raise ValueError(f"{' and '.join(masking)} belong to masked_loss; turn it on")
         named = ("{subject}", "{identifier}")
         if self.instance_prompt is not None and not any(name in self.instance_prompt for name in named):
             raise ValueError("instance_prompt must contain {subject}, or nothing would bind to the identifier")

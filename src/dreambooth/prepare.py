@@ -17,10 +17,12 @@ from dreambooth.backbones.protocol import Backbone, Sampling
 from dreambooth.backbones.source import Source
 from dreambooth.config import NEW_WORD, TrainConfig
 from dreambooth.errors import ConfigError
+from dreambooth.masks import coverage, with_masks
 from dreambooth.methods import make_method, new_word
 from dreambooth.plan import Plan, make_plan, resolve_defaults
 from dreambooth.prior import fingerprint
 from dreambooth.run import choose_device
+from dreambooth.segmentation import Segmenter
 from dreambooth.subject import Subject, inspect, make_subject, preflight_table
 from dreambooth.tracking import encoders_of
 from dreambooth.train_state import optimizer_class
@@ -138,7 +140,18 @@ def _inspect(config: TrainConfig, display: Display) -> Subject:
         prompts.fill(template, "x", subject.class_noun)
     for name in config.applications or []:
         prompts.application_prompts(name, subject.class_noun)
-    return subject
+    return _masked(config, subject, display) if config.masked_loss else subject
+
+
+def _masked(config: TrainConfig, subject: Subject, display: Display) -> Subject:
+    """The subject with its masks, and a word about them."""
+    segment = None
+    if config.segmenter:
+        segment = Segmenter(config.segmenter, subject.class_noun, str(choose_device(config.device)))
+    found = with_masks(subject, Path(config.masks).expanduser() if config.masks else None, segment)
+    share = coverage(found.masks or ())
+    display.say(f"The subject fills {share:.0%} of its photos; the rest counts {config.mask_weight:g} times as much.")
+    return found
 
 
 def _source(config: TrainConfig) -> Source:

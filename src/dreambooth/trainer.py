@@ -138,7 +138,8 @@ class Loss:
         with self.autocast:
             conditioning = self.conditioning(batch, step)
             prediction = backbone.denoise(noisy, process.model_time(time).to(noisy.device), conditioning)
-        errors = row_errors(prediction, process.target(batch.clean, noise, time), process.weight(time, s.snr_gamma))
+        target, weight = process.target(batch.clean, noise, time), process.weight(time, s.snr_gamma)
+        errors = row_errors(prediction, target, weight, batch.pixel_weights)
         return dreambooth_loss(errors, batch.is_prior, s.prior_loss_weight, self.rows, self.prior_rows)
 
     def conditioning(self, batch: Batch, step: int) -> Conditioning:
