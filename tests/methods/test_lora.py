@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import dreambooth
 from dreambooth import backbones
-from dreambooth.backbones.protocol import Recipe
+from dreambooth.backbones.protocol import LoraTargets, Recipe
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
 from dreambooth.errors import ConfigError, DreamBoothError, ModelError, RunError
@@ -21,7 +21,7 @@ from dreambooth.methods import LoRA, make_method
 from dreambooth.methods.lora import LORA_FILE, Shape
 from dreambooth.methods.protocol import Adapter
 from dreambooth.plan import make_plan, resolve_defaults
-from tests.methods.test_contract import train
+from tests.methods.test_contract import train, weights
 from tests.test_cli import FAST, process
 from tests.test_cli import dreambooth as command
 
@@ -154,6 +154,17 @@ def test_a_family_without_layers_is_told(tiny_model: Path):
         with pytest.raises(ModelError, match="No layers for LoRA"):
             method.prepare(backbone)
         assert "<dog>" not in backbone.tokenizer.get_vocab()
+
+
+def test_layers_that_are_not_there_are_told_and_change_nothing(tiny_model: Path):
+    backbone = backbones.load(str(tiny_model))
+    targets = {"denoiser": LoraTargets("unet", ("to_q",)), "text_encoder": LoraTargets("text_encoder", ("nowhere",))}
+    backbone.spec = replace(backbone.spec, lora_targets=targets)
+    method, before = LoRA(Shape(), train_text_encoder=True), weights(backbone).keys()
+    with pytest.raises(ModelError, match="An adapter does not fit this model"):
+        method.prepare(backbone)
+    method.detach()
+    assert weights(backbone).keys() == before
 
 
 @pytest.mark.parametrize("damage", ["missing", "broken", "another"])

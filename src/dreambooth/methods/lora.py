@@ -55,7 +55,7 @@ class LoRA:
         self._trained: dict[str, nn.Parameter] = {}
 
     def prepare(self, backbone: Backbone) -> dict[str, list[nn.Parameter]]:
-        """As the protocol says. Raises ModelError for a family that names no layers for adapters."""
+        """As the protocol says. Raises ModelError for a family that names no layers for adapters, or none it has."""
         self.detach()
         targets = backbone.spec.lora_targets
         if "denoiser" not in targets:
@@ -86,8 +86,14 @@ class LoRA:
             target_modules=layers,
             use_dora=shape.kind == "dora",
         )
-        with torch.random.fork_rng(devices=[]):  # peft draws A from the global generator; ours are drawn below
-            inject_adapter_in_model(config, module, NAME)
+        try:
+            with torch.random.fork_rng(devices=[]):  # peft draws A from the global generator; ours are drawn below
+                inject_adapter_in_model(config, module, NAME)
+        except ValueError as error:  # none of the layers is there
+            raise ModelError(
+                f"An adapter does not fit this model ({str(error).partition('. ')[0]}); give other --lora-layers, or "
+                "--method dreambooth."
+            ) from error
         for key, parameter in module.named_parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()  # whatever precision the frozen weights have
@@ -171,7 +177,7 @@ def _take_off(module: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if isinstance(child, BaseTunerLayer):
                 setattr(parent, name, child.get_base_layer())
-    del module.peft_config
+    module.__dict__.pop("peft_config", None)
 
 
 def _file_name(key: str) -> str:
