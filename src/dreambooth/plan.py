@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from dreambooth.backbones.protocol import Backbone, Spec
-from dreambooth.config import TierName, TrainConfig
+from dreambooth.config import ADAPTERS, TierName, TrainConfig
 from dreambooth.memory import EIGHT_BIT_BYTES, FLOAT32_BYTES, LEAN, TIERS, Estimate, is_encoder
 from dreambooth.meter import available_bytes
-from dreambooth.methods.protocol import Method
+from dreambooth.methods.protocol import Adapter, Method
 from dreambooth.precision import autocast, in_bf16
 from dreambooth.prompts import INSTANCE_TEMPLATE
 
@@ -27,7 +27,7 @@ BEST_COPIES = 3  # the best weights, the best at the newest checkpoint, and thos
 def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
     """The config with every field left at None filled from method and model, where they have a say."""
     inversion = config.method == "textual-inversion"
-    recipe = spec.textual_inversion if inversion else spec
+    recipe = spec.lora if config.method in ADAPTERS else spec.textual_inversion if inversion else spec
     learning_rate = config.learning_rate or recipe.learning_rate
     filled = {
         "with_prior_preservation": config.with_prior_preservation and config.prior_loss_weight > 0,
@@ -35,6 +35,8 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
         "instance_prompt": config.instance_prompt or (None if inversion else INSTANCE_TEMPLATE),
         "learning_rate": learning_rate,
         "text_encoder_lr": config.text_encoder_lr or learning_rate,
+        "embedding_lr": config.embedding_lr
+        or (spec.textual_inversion.learning_rate if config.method == "pivotal" else None),
         "max_train_steps": config.max_train_steps or recipe.max_train_steps,
         "train_batch_size": config.train_batch_size or recipe.train_batch_size,
         "num_class_images": config.num_class_images or spec.num_class_images,
@@ -100,6 +102,7 @@ def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: i
     groups = method.prepare(backbone)
     trained = {name: sum(p.numel() for p in group) for name, group in groups.items()}
     total = sum(p.numel() for module in backbone.modules.values() for p in module.parameters())
+    result = sum(trained.values()) if isinstance(method, Adapter) else total
     method.detach()
     estimate = estimate_memory(config, backbone, method)
     in_bf16_here, on_gpu = in_bf16(config.mixed_precision, backbone.device), backbone.device.type == "cuda"
@@ -124,7 +127,7 @@ def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: i
         memory=config.memory,
         tiers=tiers,
         expected_tier=expected if config.memory == "auto" else config.memory,
-        disk_bytes=int(trained_bytes * kept + total * FLOAT32_BYTES),
+        disk_bytes=int(trained_bytes * kept + result * FLOAT32_BYTES),
     )
 
 

@@ -109,7 +109,8 @@ class Loss:
         with self.autocast:
             conditioning = self.conditioning(batch, step)
             prediction = backbone.denoise(noisy, onto(process.model_time(time), noisy.device), conditioning)
-        errors = row_errors(prediction, process.target(batch.clean, noise, time), process.weight(time, s.snr_gamma))
+        target, weight = process.target(batch.clean, noise, time), process.weight(time, s.snr_gamma)
+        errors = row_errors(prediction, target, weight, batch.pixel_weights)
         is_prior = onto(batch.is_prior, errors.device)
         return dreambooth_loss(errors, is_prior, s.prior_loss_weight, self.rows, self.prior_rows)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from PIL import Image
 
 from dreambooth import drawing, prompts
 from dreambooth.backbones.protocol import Backbone
@@ -22,6 +22,8 @@ from dreambooth.errors import Interrupted
 from dreambooth.evaluation.report import write_report
 from dreambooth.examples import Examples, augmented_views, encode
 from dreambooth.fitting import Fit, finetune_within_memory, settle
+from dreambooth.kept import keep
+from dreambooth.masks import pixel_weights, to_tensor
 from dreambooth.memory import FAST, Tier
 from dreambooth.methods import make_method
 from dreambooth.methods.protocol import Method
@@ -31,7 +33,7 @@ from dreambooth.prepare import load_model, name_subject, prepare
 from dreambooth.prior import PriorManifest, PriorSet, cache_folder
 from dreambooth.run import Run, sampling_of, world
 from dreambooth.sheets import contact_sheet, strip
-from dreambooth.subject import Subject, load_subject
+from dreambooth.subject import MASK_SUFFIX, Subject, load_subject
 from dreambooth.tracking import Tracker, make_evaluator
 from dreambooth.train_state import Settings
 from dreambooth.trainer import StepReport, from_main_process, never
@@ -109,20 +111,18 @@ class _Road:
         prior = self._prior(backbone)
         if self.main:
             self._draw_drift(backbone, "base")
-        views = augmented_views(_photos(self.folder), config.views, config.flip, config.seed)
+        shown = augmented_views(_photos(self.folder), config.views, config.flip, config.seed)
+        views, masks = shown[:, :3], shown[:, 3:].add(1).div(2)
         with self._timed("encode"), self.display.track("encoding", len(views)) as advance:
             latents = encode(backbone, views, config.sample_batch_size, advance)
         captions = self.facts.get("instance_prompts", [self.facts["instance_prompt"]])
-        examples = Examples(latents, prior, (*captions, self.facts["class_prompt"]))
+        weights = pixel_weights(masks, backbone.spec.native_size, config.mask_weight) if config.masked_loss else None
+        examples = Examples(latents, prior, (*captions, self.facts["class_prompt"]), weights)
         with self._timed("train"):
             self._finetune(backbone, method, examples, tier)
         if self.main:
             with self._timed("save model"):
-                method.save(self.folder.path)
-                temporary = self.folder.path / ".model"
-                shutil.rmtree(temporary, ignore_errors=True)
-                backbone.save_pipeline(temporary)
-                self.folder.publish_model(temporary)
+                keep(backbone, method, self.folder)
         self.processes.wait_for_everyone()
 
     def _prior(self, backbone: Backbone) -> torch.Tensor:
@@ -267,7 +267,7 @@ def settings_of(config: TrainConfig) -> Settings:
         learning_rates={
             "denoiser": config.learning_rate,
             "text_encoder": config.text_encoder_lr or config.learning_rate,
-            "embedding": config.learning_rate,
+            "embedding": config.embedding_lr or config.learning_rate,
         },
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         prior_loss_weight=config.prior_loss_weight,
@@ -300,16 +300,25 @@ def _keep_subject(folder: RunFolder, subject: Subject, facts: dict[str, Any]) ->
     for index, (photo, entry) in enumerate(zip(subject.photos, facts["photos"], strict=True)):
         file = f"photos/{index:02d}.png"
         photo.image.save(folder.path / file)
+        kept = {"file": file}
+        if subject.masks is not None:
+            kept["mask"] = f"photos/{index:02d}{MASK_SUFFIX}"
+            subject.masks[index].save(folder.path / kept["mask"])
         # Without the full path: run folders are passed on, and nobody's folder names should be.
-        photos.append({"file": file, "source": photo.path.name} | {k: v for k, v in entry.items() if k != "path"})
+        photos.append(kept | {"source": photo.path.name} | {k: v for k, v in entry.items() if k != "path"})
     folder.write_json("subject.json", facts | {"photos": photos})
 
 
 def _photos(folder: RunFolder) -> torch.Tensor:
-    """The run's own photos [N, 3, R, R] in -1..1, so that a resumed run needs no original."""
+    """The run's own photos [N, 3, R, R] in -1..1, so that a resumed run needs no original.
+
+    Where it has masks, they are a fourth channel: what crops and mirrors the photos does the same to them.
+    """
     facts = folder.read_json("subject.json")
     files = [str(folder.path / entry["file"]) for entry in facts["photos"]]
-    return load_subject(files, facts["class_noun"], facts["resolution"]).pixels()
+    pixels = load_subject(files, facts["class_noun"], facts["resolution"]).pixels()
+    masks = [Image.open(folder.path / entry["mask"]) for entry in facts["photos"] if "mask" in entry]
+    return torch.cat([pixels, to_tensor(masks).mul(2).sub(1)], 1) if masks else pixels
 
 
 @contextmanager
