@@ -13,6 +13,7 @@ from dreambooth.masks import to_tensor, with_masks
 from dreambooth.subject import load_subject
 from dreambooth.toybox import captions, pictures, subjects
 from dreambooth.toybox.cli import save_photos
+from dreambooth.toybox.world import Scene
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -71,3 +72,12 @@ def test_sheets_show_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     run(monkeypatch, "sheet", "--out", tmp_path, "--size", 32)
     assert {path.stem for path in tmp_path.glob("*.png")} == set(chosen)
     assert Image.open(tmp_path / "classes.png").width > 8 * 32
+
+
+def test_a_model_draws_what_the_sheets_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Path):
+    scenes = [Scene("dog", 1, context="beach", seed=4), Scene("cat", 2, seed=5)]
+    monkeypatch.setattr(pictures, "world_sheets", lambda seed: {"classes": scenes})
+    run(monkeypatch, "sheet", "--size", 32, "--out", tmp_path / "true")
+    run(monkeypatch, "sheet", "--size", 32, "--model", tiny_model, "--out", tmp_path / "drawn")
+    true, drawn = (Image.open(tmp_path / name / "classes.png") for name in ("true", "drawn"))
+    assert true.size == drawn.size and true.tobytes() != drawn.tobytes()

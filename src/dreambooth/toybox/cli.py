@@ -63,12 +63,18 @@ def sheet(
     out: Annotated[Path, typer.Option(help="Folder of the sheets.")] = Path("toybox-sheets"),
     size: Annotated[int, typer.Option(min=16, max=512, help="Pixels a side of one picture.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Which individuals and places.")] = 0,
+    model: Annotated[str | None, typer.Option(help="Let this model draw the same words; its name or folder.")] = None,
 ) -> None:
     """The whole world on a few sheets: classes, places, accessories, properties, views, styles."""
-    from dreambooth.toybox.pictures import write_sheets
+    from dreambooth.toybox.pictures import imagined, rendered, write_sheets
     from dreambooth.ui import Display
 
-    for path in write_sheets(out, size, seed, Display()):
+    draw = rendered(size)
+    if model is not None:
+        from dreambooth.backbones import load
+
+        draw = imagined(load(model), seed)
+    for path in write_sheets(out, draw, size, seed, Display()):
         typer.echo(str(path))
 
 
