@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import PartialState
 
-from dreambooth import backbones, drawing, prompts
+from dreambooth import drawing, kept, prompts
 from dreambooth.backbones.protocol import Backbone, Sampling
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import TrainConfig
@@ -48,12 +48,7 @@ class Run:
     @cached_property
     def backbone(self) -> Backbone:
         """The personalised model."""
-        config = self.folder.config()
-        backbone = backbones.load(str(self.folder.model))
-        if config.resolution:
-            backbone.set_resolution(config.resolution)
-        backbone.to(choose_device(self._device))
-        return backbone
+        return kept.load(self.folder, choose_device(self._device))
 
     @property
     def sampling(self) -> Sampling:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from PIL import Image
 
 from dreambooth import drawing, prompts
 from dreambooth.backbones.protocol import Backbone
@@ -21,17 +21,22 @@ from dreambooth.config import TrainConfig
 from dreambooth.errors import Interrupted
 from dreambooth.evaluation.report import write_report
 from dreambooth.examples import Examples, augmented_views, encode
+from dreambooth.fitting import Fit, finetune_within_memory, settle
+from dreambooth.kept import keep
+from dreambooth.masks import pixel_weights, to_tensor
+from dreambooth.memory import FAST, Tier
 from dreambooth.methods import make_method
 from dreambooth.methods.protocol import Method
+from dreambooth.plan import estimate_memory
 from dreambooth.precision import in_bf16
 from dreambooth.prepare import load_model, name_subject, prepare
 from dreambooth.prior import PriorManifest, PriorSet, cache_folder
 from dreambooth.run import Run, sampling_of, world
 from dreambooth.sheets import contact_sheet, strip
-from dreambooth.subject import Subject, load_subject
+from dreambooth.subject import MASK_SUFFIX, Subject, load_subject
 from dreambooth.tracking import Tracker, make_evaluator
 from dreambooth.train_state import Settings
-from dreambooth.trainer import StepReport, finetune, from_main_process, never
+from dreambooth.trainer import StepReport, from_main_process, never
 from dreambooth.ui import Display
 
 DRIFT_PICTURES = 8
@@ -99,24 +104,25 @@ class _Road:
 
     def _train(self, backbone: Backbone) -> None:
         config = self.config
+        method = make_method(config, self.facts["class_noun"])
+        with self._timed("fit memory"):
+            fit = Fit(config.memory, estimate_memory(config, backbone, method), config.with_prior_preservation)
+            tier = settle(self.folder, backbone, method, settings_of(config), fit, self.display.say)
         prior = self._prior(backbone)
         if self.main:
             self._draw_drift(backbone, "base")
-        views = augmented_views(_photos(self.folder), config.views, config.flip, config.seed)
+        shown = augmented_views(_photos(self.folder), config.views, config.flip, config.seed)
+        views, masks = shown[:, :3], shown[:, 3:].add(1).div(2)
         with self._timed("encode"), self.display.track("encoding", len(views)) as advance:
             latents = encode(backbone, views, config.sample_batch_size, advance)
         captions = self.facts.get("instance_prompts", [self.facts["instance_prompt"]])
-        examples = Examples(latents, prior, (*captions, self.facts["class_prompt"]))
-        method = make_method(config, self.facts["class_noun"])
+        weights = pixel_weights(masks, backbone.spec.native_size, config.mask_weight) if config.masked_loss else None
+        examples = Examples(latents, prior, (*captions, self.facts["class_prompt"]), weights)
         with self._timed("train"):
-            self._finetune(backbone, method, examples)
+            self._finetune(backbone, method, examples, tier)
         if self.main:
             with self._timed("save model"):
-                method.save(self.folder.path)
-                temporary = self.folder.path / ".model"
-                shutil.rmtree(temporary, ignore_errors=True)
-                backbone.save_pipeline(temporary)
-                self.folder.publish_model(temporary)
+                keep(backbone, method, self.folder)
         self.processes.wait_for_everyone()
 
     def _prior(self, backbone: Backbone) -> torch.Tensor:
@@ -151,10 +157,8 @@ class _Road:
                 contact_sheet(prior.pictures(backbone, min(count, 32)), 8, tile=128).save(sheet)
         return latents
 
-    def _finetune(self, backbone: Backbone, method: Method, examples: Examples) -> None:
+    def _finetune(self, backbone: Backbone, method: Method, examples: Examples, tier: Tier) -> None:
         config, folder = self.config, self.folder
-        if config.gradient_checkpointing:
-            backbone.enable_gradient_checkpointing()
         noun, word = self.facts["class_noun"], self.facts["identifier"]
         filled = [(template, prompts.fill(template, word, noun)) for template in config.preview_prompts]
         if self.main:
@@ -171,14 +175,19 @@ class _Road:
         tracker = self._tracker(backbone, method) if config.track and self.main else None
         if from_main_process(tracker is not None and tracker.enough(done)):
             settings = replace(settings, max_train_steps=done)  # it had stopped early before it was interrupted
-        track = self.display.track("training", settings.max_train_steps, done)
+        track, last = self.display.track("training", settings.max_train_steps, done), done
         with track as advance, tensorboard(folder) as board:
 
             def on_step(report: StepReport) -> None:
+                nonlocal last
                 board(report)
-                advance(1, note_of(report) + (f"  {tracker.latest}" if tracker else ""))
+                # Where memory ended, steps since the last checkpoint are done again.
+                advance(report.step - last, note_of(report) + (f"  {tracker.latest}" if tracker else ""))
+                last = report.step
 
-            finetune(backbone, method, examples, settings, folder, on_step, preview, tracker or never)
+            looks = {"on_step": on_step, "preview": preview, "judge": tracker or never}
+            warn = self.display.warn if self.main else _say_nothing
+            finetune_within_memory(backbone, method, examples, settings, folder, tier, warn, **looks)
         if tracker is not None:
             if config.keep_best:
                 tracker.load_best()
@@ -258,7 +267,7 @@ def settings_of(config: TrainConfig) -> Settings:
         learning_rates={
             "denoiser": config.learning_rate,
             "text_encoder": config.text_encoder_lr or config.learning_rate,
-            "embedding": config.learning_rate,
+            "embedding": config.embedding_lr or config.learning_rate,
         },
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         prior_loss_weight=config.prior_loss_weight,
@@ -272,6 +281,8 @@ def settings_of(config: TrainConfig) -> Settings:
         max_grad_norm=config.max_grad_norm,
         ema_decay=config.ema_decay if config.use_ema else None,
         mixed_precision=config.mixed_precision,
+        tier=replace(FAST, checkpointing=config.gradient_checkpointing),
+        compile_backend="inductor" if config.compile else None,
         checkpointing_steps=config.checkpointing_steps,
         checkpoints_total_limit=config.checkpoints_total_limit,
         preview_steps=config.preview_steps,
@@ -280,22 +291,34 @@ def settings_of(config: TrainConfig) -> Settings:
     )
 
 
+def _say_nothing(text: str) -> None: ...
+
+
 def _keep_subject(folder: RunFolder, subject: Subject, facts: dict[str, Any]) -> None:
     """The squares that the model will see, losslessly, and what is known of them."""
     photos: list[dict[str, Any]] = []
     for index, (photo, entry) in enumerate(zip(subject.photos, facts["photos"], strict=True)):
         file = f"photos/{index:02d}.png"
         photo.image.save(folder.path / file)
+        kept = {"file": file}
+        if subject.masks is not None:
+            kept["mask"] = f"photos/{index:02d}{MASK_SUFFIX}"
+            subject.masks[index].save(folder.path / kept["mask"])
         # Without the full path: run folders are passed on, and nobody's folder names should be.
-        photos.append({"file": file, "source": photo.path.name} | {k: v for k, v in entry.items() if k != "path"})
+        photos.append(kept | {"source": photo.path.name} | {k: v for k, v in entry.items() if k != "path"})
     folder.write_json("subject.json", facts | {"photos": photos})
 
 
 def _photos(folder: RunFolder) -> torch.Tensor:
-    """The run's own photos [N, 3, R, R] in -1..1, so that a resumed run needs no original."""
+    """The run's own photos [N, 3, R, R] in -1..1, so that a resumed run needs no original.
+
+    Where it has masks, they are a fourth channel: what crops and mirrors the photos does the same to them.
+    """
     facts = folder.read_json("subject.json")
     files = [str(folder.path / entry["file"]) for entry in facts["photos"]]
-    return load_subject(files, facts["class_noun"], facts["resolution"]).pixels()
+    pixels = load_subject(files, facts["class_noun"], facts["resolution"]).pixels()
+    masks = [Image.open(folder.path / entry["mask"]) for entry in facts["photos"] if "mask" in entry]
+    return torch.cat([pixels, to_tensor(masks).mul(2).sub(1)], 1) if masks else pixels
 
 
 @contextmanager

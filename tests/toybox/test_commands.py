@@ -4,10 +4,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from dreambooth.__main__ import main
+from dreambooth.errors import ConfigError
+from dreambooth.masks import to_tensor, with_masks
+from dreambooth.subject import load_subject
 from dreambooth.toybox import captions, pictures, subjects
+from dreambooth.toybox.cli import save_photos
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -40,6 +45,22 @@ def test_photos_are_of_one_unseen_individual(monkeypatch: pytest.MonkeyPatch, tm
     assert read["one"] == read["again"] != read["other"]
     assert read["one"][0] != read["one"][1]
     assert min(captions.HELD_OUT_INDIVIDUALS) > max(captions.TRAINING_INDIVIDUALS)
+
+
+def test_masks_lie_beside_photos_of_one_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    given = ("--class-noun", "teapot", "--count", 2, "--size", 48, "--place", "lawn", "--masks", "--out", tmp_path)
+    run(monkeypatch, "photos", *given)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00.mask.png", "00.png", "01.mask.png", "01.png"]
+    subject = with_masks(load_subject(tmp_path, "teapot", 48), None)
+    masks = to_tensor(subject.masks or ()).expand(-1, 3, -1, -1) > 0.5
+    assert 0.1 < masks.float().mean() < 0.9
+    behind = subject.pixels().masked_fill(masks, torch.nan)[:, :, 36:].flatten(2).nanmean(2)
+    assert (behind[:, 1] > behind[:, 0]).all() and (behind[:, 1] > behind[:, 2]).all(), "the ground is green"
+
+
+def test_a_place_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    with pytest.raises(ConfigError, match="no place 'mars'"):
+        save_photos(tmp_path, "teapot", 0, place="mars")
 
 
 def test_sheets_show_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

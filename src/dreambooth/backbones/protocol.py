@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from dreambooth.backbones.source import Source
 from dreambooth.precision import MixedPrecision
 from dreambooth.process import NoiseProcess
+from dreambooth.transfer import onto
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Sampler = Literal["ddim", "dpm++", "unipc", "euler", "ancestral", "ddpm"]
+LayerKind = Literal["attention", "linear", "all"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Conditioning:
     def take(self, rows: Tensor | Sequence[int]) -> Conditioning:
         """The given rows, in the given order (a row may repeat)."""
         index = torch.as_tensor(rows)
-        return Conditioning({name: value[index.to(value.device)] for name, value in self.tensors.items()})
+        return Conditioning({name: value[onto(index, value.device)] for name, value in self.tensors.items()})
 
     def to(self, device: torch.device | str) -> Conditioning:
         return Conditioning({name: value.to(device) for name, value in self.tensors.items()})
@@ -53,12 +55,32 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class LoraTargets:
+    """Layers of one module that adapters may go on, by the ends of their names; `prefix` is the module's in files."""
+
+    prefix: str
+    attention: tuple[str, ...]
+    linear: tuple[str, ...] = ()
+    convolutions: tuple[str, ...] = ()
+
+    def of(self, kind: LayerKind) -> list[str]:
+        """The attention projections; with "linear" the other linear layers too; with "all" also convolutions.
+
+        >>> LoraTargets("unet", ("to_q",), ("ff.net.2",), ("conv1",)).of("linear")
+        ['to_q', 'ff.net.2']
+        """
+        linear = () if kind == "attention" else self.linear
+        return [*self.attention, *linear, *(self.convolutions if kind == "all" else ())]
+
+
+@dataclass(frozen=True)
 class Spec:
     """What a family needs to know about itself: sizes, and the defaults that suit it.
 
     `resolution` is in pixels, `max_tokens` counts a prompt's tokens with its start and end markers.
     `native_size` is one training example's shape, e.g. (4, 64, 64) for latents. `textual_inversion` are the defaults
     of that method: unless said otherwise its authors' base rate, which they multiply by the batch size, and steps.
+    `lora` are those of the adapters, and `lora_targets` the layers they go on, by module; none where unknown.
     """
 
     family: str
@@ -74,6 +96,8 @@ class Spec:
     guidance_scale: float
     sampler: Sampler
     textual_inversion: Recipe = Recipe(learning_rate=5e-3, max_train_steps=5000, train_batch_size=1)
+    lora: Recipe = Recipe(learning_rate=1e-4, max_train_steps=500, train_batch_size=1)
+    lora_targets: Mapping[str, LoraTargets] = field(default_factory=dict[str, LoraTargets])
 
 
 @dataclass(frozen=True)

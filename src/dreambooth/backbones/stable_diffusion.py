@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dreambooth.backbones.protocol import Conditioning, Recipe, Sampler, Sampling, Spec
+from dreambooth.backbones.protocol import Conditioning, LoraTargets, Recipe, Sampler, Sampling, Spec
 from dreambooth.backbones.source import Source
 from dreambooth.errors import ModelError
 from dreambooth.precision import autocast
@@ -198,4 +198,17 @@ def _spec(pipeline: Any) -> Spec:
         sampler="dpm++" if small else "ddim",
         # Stable Diffusion: the rate that the authors multiply by the batch size, at batch 1, and their steps.
         textual_inversion=Recipe(5e-3, 400, 4) if small else Recipe(5e-3, 5000, 1),
+        # Stable Diffusion: the rate and the steps of diffusers' DreamBooth LoRA recipe.
+        lora=Recipe(1e-3, 300, 4) if small else Recipe(1e-4, 500, 1),
+        lora_targets={
+            "denoiser": LoraTargets(
+                "unet",
+                attention=("to_q", "to_k", "to_v", "to_out.0"),
+                linear=("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+                convolutions=("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"),
+            ),
+            "text_encoder": LoraTargets(
+                "text_encoder", attention=("q_proj", "k_proj", "v_proj", "out_proj"), linear=("fc1", "fc2")
+            ),
+        },
     )

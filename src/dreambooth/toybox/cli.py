@@ -18,28 +18,44 @@ def photos(
     seed: Annotated[int, typer.Option(min=0, help="Which individual of the class.")] = 17,
     count: Annotated[int, typer.Option(min=1, max=100, help="How many photos.")] = 5,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels a side.")] = 256,
+    place: Annotated[str | None, typer.Option(help="One place for all of them, such as lawn.")] = None,
+    masks: Annotated[bool, typer.Option("--masks", help="Also NAME.mask.png beside each, for --masked-loss.")] = False,
 ) -> None:
     """Casual photos of one individual that nobody has seen before."""
-    save_photos(out, class_noun, seed, count, size)
+    save_photos(out, class_noun, seed, count, size, place, masks)
     typer.echo(f"{count} photos of {class_noun} {seed} in {out}")
 
 
-def save_photos(out: Path, class_noun: str, individual: int, count: int = 5, size: int = 256) -> None:
-    """Renders the photos. The individual is none that the embedded models were trained on.
+def save_photos(
+    out: Path,
+    class_noun: str,
+    individual: int,
+    count: int = 5,
+    size: int = 256,
+    place: str | None = None,
+    masks: bool = False,
+) -> None:
+    """Renders the photos, all in one `place` if it is given. The individual is none that the models were trained on.
 
-    Raises ConfigError for a class that toybox does not have.
+    Raises ConfigError for a class or a place that toybox does not have.
     """
     from dreambooth.errors import ConfigError
-    from dreambooth.toybox import captions, subjects, world
+    from dreambooth.subject import MASK_SUFFIX
+    from dreambooth.toybox import captions, scenes, subjects, world
     from dreambooth.toybox.pictures import to_pil
 
     if class_noun not in subjects.CLASSES:
         raise ConfigError(f"Toybox has no {class_noun!r}; it has {', '.join(sorted(subjects.CLASSES))}.")
+    places = scenes.CONTEXTS | scenes.PLACES
+    if place is not None and place not in places:
+        raise ConfigError(f"Toybox has no place {place!r}; it has {', '.join(sorted(places))}.")
     held_out = captions.HELD_OUT_INDIVIDUALS
-    pictures = world.photos(class_noun, held_out[individual % len(held_out)], count, size)
+    pictures = world.photos(class_noun, held_out[individual % len(held_out)], count, size, place)
     out.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(to_pil(pictures.images)):
         image.save(out / f"{index:02d}.png")
+    for index, mask in enumerate(to_pil(pictures.masks.expand(-1, 3, -1, -1)) if masks else []):
+        mask.convert("L").save(out / f"{index:02d}{MASK_SUFFIX}")
 
 
 @app.command()
