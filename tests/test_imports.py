@@ -12,17 +12,17 @@ SOURCE = Path(dreambooth.__file__).parent
 # From the ground up; a module may import from its own layer or a lower one. A module of a package stands where the
 # package does, unless it is named itself.
 LAYERS = [
-    {"errors", "precision"},
+    {"errors", "precision", "transfer"},
     {"config", "seeding", "ui", "sheets", "models", "nouns"},
-    {"photo", "process", "loss"},
+    {"photo", "process", "loss", "optimizers", "compiling", "meter"},
     {"subject"},
     {"prompts", "identifier", "masks"},
     {"backbones"},
-    {"methods"},
+    {"methods", "memory", "holding"},
     {"prior", "checkpoint"},
     {"examples"},
-    {"plan", "train_state"},
-    {"trainer"},
+    {"plan", "train_state", "reports"},
+    {"trainer", "fitting"},
     {"drawing"},
     {"kept"},
     {"evaluation", "run"},

@@ -17,6 +17,7 @@ SamplerName = Literal["ddim", "dpm++", "unipc", "euler", "ancestral", "ddpm"]
 MethodName = Literal["dreambooth", "textual-inversion", "lora", "dora", "pivotal"]
 ADAPTERS = ("lora", "dora", "pivotal")
 NEW_WORD = ("textual-inversion", "pivotal")  # methods whose identifier is a word in angle brackets
+TierName = Literal["fast", "balanced", "lean"]
 
 # The first field of each section, for `--help`.
 SECTIONS = {
@@ -35,7 +36,7 @@ SECTIONS = {
 class TrainConfig(BaseModel):
     """Everything a run depends on. A field left at None takes the default of the model's family."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, defer_build=True)
 
     # The subject
     photos: list[str] = Field(default_factory=list, description="Folders or files with photos of the subject.")
@@ -119,9 +120,13 @@ class TrainConfig(BaseModel):
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW β2.")
     adam_weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay.")
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW ε.")
-    use_8bit_adam: bool = Field(False, description="8-bit AdamW of bitsandbytes (CUDA).")
+    use_8bit_adam: bool = Field(False, description="AdamW with moments of one byte.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm to which a step is clipped.")
     gradient_checkpointing: bool = Field(False, description="Less memory for about a third more time.")
+    compile: bool = Field(False, description="Compile the denoiser's blocks; for a long training on a GPU.")
+    memory: Literal["auto", "fast", "balanced", "lean"] = Field(
+        "auto", description="How memory is saved; auto measures a step and takes the fastest way that fits."
+    )
     use_ema: bool = Field(False, description="Train with, and keep, an exponential moving average of the weights.")
     ema_decay: float = Field(0.99, ge=0, lt=1, description="Decay of that average a step.")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")

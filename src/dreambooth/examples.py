@@ -11,13 +11,14 @@ from torch.nn.functional import interpolate
 
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.seeding import derive, generator
+from dreambooth.transfer import onto
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: `clean` [B, *native_size], `is_prior` [B] bool, and each row's number within the step.
+    """One micro-batch: `clean` [B, *native_size], `is_prior` [B] bool on the CPU, and row numbers.
 
-    Row numbers are unique within a step across micro-batches and processes; noise and time hang on them.
+    They are unique within a step across micro-batches and processes; noise and time hang on them.
     `pixel_weights` [B, 1, H, W] say what counts in each row's error; prior rows count everywhere alike.
     """
 
@@ -54,16 +55,16 @@ class Examples:
         for micro in range(accumulation):
             first = (micro * processes + process) * micro_batch
             rows = range(first, first + micro_batch)
-            parts = [self.subject[[subject[row] for row in rows]]]
+            parts = [self.subject[onto(torch.tensor([subject[row] for row in rows]), self.subject.device)]]
             numbers = list(rows)
             if prior:
-                parts.append(self.prior[[prior[row] for row in rows]])
+                parts.append(self.prior[onto(torch.tensor([prior[row] for row in rows]), self.prior.device)])
                 numbers += [total + row for row in rows]
             clean = torch.cat(parts)
-            is_prior = torch.tensor([number >= total for number in numbers], device=clean.device)
+            is_prior = torch.tensor([number >= total for number in numbers])
             weights = None
             if self.pixel_weights is not None:
-                masked = self.pixel_weights[[subject[row] for row in rows]]
+                masked = self.pixel_weights[onto(torch.tensor([subject[row] for row in rows]), clean.device)]
                 weights = torch.cat([masked, masked.new_ones(len(clean) - len(masked), *masked.shape[1:])])
             yield Batch(clean, is_prior, tuple(numbers), weights)
 
@@ -111,7 +112,7 @@ def noise_and_time(backbone: Backbone, batch: Batch, seed: int, step: int) -> tu
         source = generator(seed, "noise", step, row)
         times.append(backbone.process.sample_time(source))
         noise.append(torch.randn(batch.clean.shape[1:], generator=source))
-    return torch.stack(noise).to(batch.clean), torch.cat(times)
+    return onto(torch.stack(noise), batch.clean.device, batch.clean.dtype), torch.cat(times)
 
 
 def augmented_views(pixels: Tensor, views: int, flip: bool, seed: int) -> Tensor:

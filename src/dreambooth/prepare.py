@@ -25,7 +25,6 @@ from dreambooth.run import choose_device
 from dreambooth.segmentation import Segmenter
 from dreambooth.subject import Subject, inspect, make_subject, preflight_table
 from dreambooth.tracking import encoders_of
-from dreambooth.train_state import optimizer_class
 from dreambooth.ui import Display
 
 PROBED_CANDIDATES = 8
@@ -50,7 +49,6 @@ def prepare(config: TrainConfig, display: Display) -> Prepared:
     subject = _inspect(config, display)
     start = perf_counter()
     backbone = load_model(config)
-    optimizer_class(config.use_8bit_adam, backbone.device)
     resolved = resolve_defaults(config, backbone.spec)
     if resolved.track:
         encoders_of(resolved, "cpu")

@@ -21,10 +21,13 @@ from dreambooth.config import TrainConfig
 from dreambooth.errors import Interrupted
 from dreambooth.evaluation.report import write_report
 from dreambooth.examples import Examples, augmented_views, encode
+from dreambooth.fitting import Fit, finetune_within_memory, settle
 from dreambooth.kept import keep
 from dreambooth.masks import pixel_weights, to_tensor
+from dreambooth.memory import FAST, Tier
 from dreambooth.methods import make_method
 from dreambooth.methods.protocol import Method
+from dreambooth.plan import estimate_memory
 from dreambooth.precision import in_bf16
 from dreambooth.prepare import load_model, name_subject, prepare
 from dreambooth.prior import PriorManifest, PriorSet, cache_folder
@@ -33,7 +36,7 @@ from dreambooth.sheets import contact_sheet, strip
 from dreambooth.subject import MASK_SUFFIX, Subject, load_subject
 from dreambooth.tracking import Tracker, make_evaluator
 from dreambooth.train_state import Settings
-from dreambooth.trainer import StepReport, finetune, from_main_process, never
+from dreambooth.trainer import StepReport, from_main_process, never
 from dreambooth.ui import Display
 
 DRIFT_PICTURES = 8
@@ -101,6 +104,10 @@ class _Road:
 
     def _train(self, backbone: Backbone) -> None:
         config = self.config
+        method = make_method(config, self.facts["class_noun"])
+        with self._timed("fit memory"):
+            fit = Fit(config.memory, estimate_memory(config, backbone, method), config.with_prior_preservation)
+            tier = settle(self.folder, backbone, method, settings_of(config), fit, self.display.say)
         prior = self._prior(backbone)
         if self.main:
             self._draw_drift(backbone, "base")
@@ -111,9 +118,8 @@ class _Road:
         captions = self.facts.get("instance_prompts", [self.facts["instance_prompt"]])
         weights = pixel_weights(masks, backbone.spec.native_size, config.mask_weight) if config.masked_loss else None
         examples = Examples(latents, prior, (*captions, self.facts["class_prompt"]), weights)
-        method = make_method(config, self.facts["class_noun"])
         with self._timed("train"):
-            self._finetune(backbone, method, examples)
+            self._finetune(backbone, method, examples, tier)
         if self.main:
             with self._timed("save model"):
                 keep(backbone, method, self.folder)
@@ -151,10 +157,8 @@ class _Road:
                 contact_sheet(prior.pictures(backbone, min(count, 32)), 8, tile=128).save(sheet)
         return latents
 
-    def _finetune(self, backbone: Backbone, method: Method, examples: Examples) -> None:
+    def _finetune(self, backbone: Backbone, method: Method, examples: Examples, tier: Tier) -> None:
         config, folder = self.config, self.folder
-        if config.gradient_checkpointing:
-            backbone.enable_gradient_checkpointing()
         noun, word = self.facts["class_noun"], self.facts["identifier"]
         filled = [(template, prompts.fill(template, word, noun)) for template in config.preview_prompts]
         if self.main:
@@ -171,14 +175,19 @@ class _Road:
         tracker = self._tracker(backbone, method) if config.track and self.main else None
         if from_main_process(tracker is not None and tracker.enough(done)):
             settings = replace(settings, max_train_steps=done)  # it had stopped early before it was interrupted
-        track = self.display.track("training", settings.max_train_steps, done)
+        track, last = self.display.track("training", settings.max_train_steps, done), done
         with track as advance, tensorboard(folder) as board:
 
             def on_step(report: StepReport) -> None:
+                nonlocal last
                 board(report)
-                advance(1, note_of(report) + (f"  {tracker.latest}" if tracker else ""))
+                # Where memory ended, steps since the last checkpoint are done again.
+                advance(report.step - last, note_of(report) + (f"  {tracker.latest}" if tracker else ""))
+                last = report.step
 
-            finetune(backbone, method, examples, settings, folder, on_step, preview, tracker or never)
+            looks = {"on_step": on_step, "preview": preview, "judge": tracker or never}
+            warn = self.display.warn if self.main else _say_nothing
+            finetune_within_memory(backbone, method, examples, settings, folder, tier, warn, **looks)
         if tracker is not None:
             if config.keep_best:
                 tracker.load_best()
@@ -272,12 +281,17 @@ def settings_of(config: TrainConfig) -> Settings:
         max_grad_norm=config.max_grad_norm,
         ema_decay=config.ema_decay if config.use_ema else None,
         mixed_precision=config.mixed_precision,
+        tier=replace(FAST, checkpointing=config.gradient_checkpointing),
+        compile_backend="inductor" if config.compile else None,
         checkpointing_steps=config.checkpointing_steps,
         checkpoints_total_limit=config.checkpoints_total_limit,
         preview_steps=config.preview_steps,
         track_steps=config.track_steps if config.track else 0,
         seed=config.seed,
     )
+
+
+def _say_nothing(text: str) -> None: ...
 
 
 def _keep_subject(folder: RunFolder, subject: Subject, facts: dict[str, Any]) -> None:

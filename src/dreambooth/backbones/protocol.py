@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dreambooth.backbones.source import Source
 from dreambooth.precision import MixedPrecision
 from dreambooth.process import NoiseProcess
+from dreambooth.transfer import onto
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,7 +34,7 @@ class Conditioning:
     def take(self, rows: Tensor | Sequence[int]) -> Conditioning:
         """The given rows, in the given order (a row may repeat)."""
         index = torch.as_tensor(rows)
-        return Conditioning({name: value[index.to(value.device)] for name, value in self.tensors.items()})
+        return Conditioning({name: value[onto(index, value.device)] for name, value in self.tensors.items()})
 
     def to(self, device: torch.device | str) -> Conditioning:
         return Conditioning({name: value.to(device) for name, value in self.tensors.items()})

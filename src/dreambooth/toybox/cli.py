@@ -104,6 +104,40 @@ def pretrain(
 
 
 @app.command()
+def cascade(
+    out: Annotated[Path, typer.Option(help="Folder of the finished pipelines.")] = Path("toybox-if"),
+    work: Annotated[Path, typer.Option(help="Folder of data, checkpoints and sheets.")] = Path(".toybox"),
+    images: Annotated[int | None, typer.Option(min=64, help="Pictures rendered for the base.")] = None,
+    large_images: Annotated[int | None, typer.Option(min=64, help="256 px pictures for the super-resolver.")] = None,
+    base_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of the base.")] = None,
+    upscaler_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of the super-resolver.")] = None,
+    base_minutes: Annotated[float | None, typer.Option(help="Stop the base after this time.")] = None,
+    upscaler_minutes: Annotated[float | None, typer.Option(help="Stop the super-resolver after this time.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on where the work folder stands, or train anew.")] = True,
+) -> None:
+    """Train the embedded cascade, base and super-resolver, from nothing; goes on where it stopped."""
+    from dreambooth.backbones import hush
+
+    hush()
+    from dreambooth.toybox import cascade as training
+    from dreambooth.toybox.fit import Budget
+
+    plain = training.CascadeConfig()
+    config = replace(
+        plain,
+        images=images or plain.images,
+        large_images=large_images or plain.large_images,
+        seed=seed,
+        base=Budget(base_steps or plain.base.steps, base_minutes),
+        super_resolution=Budget(upscaler_steps or plain.super_resolution.steps, upscaler_minutes),
+    )
+    training.train(out, config, work=work, device=device, resume=resume, log=typer.echo)
+    typer.echo(f"The model is in {out}")
+
+
+@app.command()
 def judges(
     out: Annotated[Path, typer.Option(help="Folder that toybox-clip and toybox-dino go to.")] = Path("toybox-judges"),
     work: Annotated[Path, typer.Option(help="Folder of data, checkpoints and sheets.")] = Path(".toybox"),
