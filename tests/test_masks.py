@@ -197,7 +197,7 @@ class TestSegmenter:
                 Segmenter(name, "dog")([Image.new("RGB", (32, 32))])
 
     def test_a_folder_of_something_else_is_told(self, tmp_path: Path):
-        with pytest.raises(ModelError, match="cannot be read"):
+        with pytest.raises(ModelError, match="a clip model that does not segment"):
             Segmenter(str(tiny.saved_clip(tmp_path)), "dog")([Image.new("RGB", (32, 32))])
 
     @pytest.mark.parametrize("noun", ["stuffed dog", "cat"])

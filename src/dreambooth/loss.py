@@ -30,11 +30,12 @@ def row_errors(prediction: Tensor, target: Tensor, weight: Tensor, pixel_weights
         raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
     precision = torch.promote_types(prediction.dtype, torch.float32)
     squared = (prediction.to(precision) - target.to(precision)) ** 2
+    weight = onto(weight, squared.device, squared.dtype)
     if pixel_weights is None:
-        return onto(weight, squared.device, squared.dtype) * squared.flatten(1).mean(1)
+        return weight * squared.flatten(1).mean(1)
     shares = pixel_weights.to(squared).expand_as(squared).flatten(1)
     total = shares.sum(1).clamp_min(torch.finfo(precision).tiny)  # nothing counts where a crop misses the subject
-    return onto(weight, squared.device, squared.dtype) * (shares * squared.flatten(1)).sum(1) / total
+    return weight * (shares * squared.flatten(1)).sum(1) / total
 
 
 def dreambooth_loss(

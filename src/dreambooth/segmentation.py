@@ -34,8 +34,12 @@ class Segmenter:
 
         hush()
         folder = _folder(self.name)
-        kind = self._read(lambda: AutoConfig.from_pretrained(folder).model_type)
-        return self._by_word(folder, pictures) if kind == "clipseg" else self._by_label(folder, pictures)
+        config: Any = self._read(lambda: AutoConfig.from_pretrained(folder))
+        if config.model_type == "clipseg":
+            return self._by_word(folder, pictures)
+        if not _segments(config):
+            raise self._unreadable(f"it is a {config.model_type} model that does not segment")
+        return self._by_label(folder, pictures)
 
     @torch.no_grad()
     def _by_word(self, folder: Path, pictures: Sequence[Image.Image]) -> list[Image.Image]:
@@ -86,11 +90,26 @@ class Segmenter:
         try:
             return load()
         except Exception as error:
-            told = str(error).strip().partition("\n")[0].rstrip(".")
-            raise ModelError(
-                f"The segmentation model {self.name} cannot be read ({told}); give a folder or hub id of a CLIPSeg, or "
-                "of a model of transformers' image-segmentation pipeline."
-            ) from error
+            raise self._unreadable(str(error).strip().partition("\n")[0].rstrip(".")) from error
+
+    def _unreadable(self, why: str) -> ModelError:
+        return ModelError(
+            f"The segmentation model {self.name} cannot be used ({why}); give a folder or hub id of a CLIPSeg, or of a "
+            "model of transformers' image-segmentation pipeline."
+        )
+
+
+def _segments(config: Any) -> bool:
+    """Whether transformers' image-segmentation pipeline takes models of this configuration."""
+    from transformers.models.auto import modeling_auto
+
+    tables = (
+        modeling_auto.MODEL_FOR_IMAGE_SEGMENTATION_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES,
+    )
+    return bool({name for table in tables for name in table.values()} & set(config.architectures or ()))
 
 
 def _folder(name: str) -> Path:

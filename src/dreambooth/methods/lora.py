@@ -70,9 +70,14 @@ class LoRA:
             module.requires_grad_(False).train()
             self._modules[name], self._prefixes[name] = module, prefix
             self._put_on(module, targets[name].of(self.shape.layers))
-            trained = {f"{prefix}.{_file_name(key)}": p for key, p in module.named_parameters() if p.requires_grad}
+            group = "text_encoder" if name.startswith("text_encoder") else name
+            trained = {
+                f"{prefix}.{_file_name(key, group == 'text_encoder')}": parameter
+                for key, parameter in module.named_parameters()
+                if parameter.requires_grad
+            }
             self._trained |= trained
-            groups.setdefault("text_encoder" if name.startswith("text_encoder") else name, []).extend(trained.values())
+            groups.setdefault(group, []).extend(trained.values())
         return groups
 
     def _put_on(self, module: nn.Module, layers: list[str]) -> None:
@@ -180,14 +185,20 @@ def _take_off(module: nn.Module) -> None:
     module.__dict__.pop("peft_config", None)
 
 
-def _file_name(key: str) -> str:
-    """A parameter's name in a file, where peft leaves the adapter's name out.
+def _file_name(key: str, of_text_encoder: bool) -> str:
+    """A parameter's name in a file, where the adapter's name is left out.
 
-    >>> _file_name("mid.to_q.lora_A.default.weight"), _file_name("mid.to_q.lora_magnitude_vector.default.weight")
-    ('mid.to_q.lora_A.weight', 'mid.to_q.lora_magnitude_vector')
+    Of DoRA's norms peft leaves out ".weight" too. Text encoders are read by transformers, whose loader (5.23) does not
+    put that back and would drop the norms, while peft reads both spellings.
+
+    >>> _file_name("mid.to_q.lora_A.default.weight", False)
+    'mid.to_q.lora_A.weight'
+    >>> [_file_name("to_q.lora_magnitude_vector.default.weight", of_text_encoder=either) for either in (False, True)]
+    ['to_q.lora_magnitude_vector', 'to_q.lora_magnitude_vector.weight']
     """
     name = key.replace(f".{NAME}.", ".")
-    return name.removesuffix(".weight") if name.endswith(".lora_magnitude_vector.weight") else name
+    norms = name.endswith(".lora_magnitude_vector.weight") and not of_text_encoder
+    return name.removesuffix(".weight") if norms else name
 
 
 def _write(tensors: dict[str, Tensor], path: str, header: dict[str, str]) -> None:
