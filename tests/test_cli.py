@@ -75,6 +75,7 @@ class TestTheRoad:
         assert "max_train_steps = 6" in (finished / "config.toml").read_text()
         assert len((finished / "log.jsonl").read_text().splitlines()) == 6
         assert {"prior samples", "train", "pictures"} <= set(json.loads((finished / "times.json").read_text()))
+        assert json.loads((finished / "memory.json").read_text())["tier"] == "fast"
         assert [path.name for path in sorted((finished / "previews").glob("*.png"))] == [
             "step-000003.png",
             "step-000006.png",
@@ -178,7 +179,7 @@ WRONG = [
     (["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--applications", "cooking"], "cooking"),
     (["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--identifier", " "], "identifier is empty"),
     (["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--background", "purplish"], "no colour"),
-    (["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--use-8bit-adam"], "CUDA"),
+    (["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--memory", "little"], "memory"),
     (["train", "--config", "{empty}/none.toml"], "no configuration file"),
     (["train", "--resume", "{empty}"], "no run folder"),
     (["train", "--resume", "{run}", "--seed", "3"], "give no others"),

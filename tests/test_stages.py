@@ -208,7 +208,7 @@ WRONG = [
     ({"stages": "sr"}, "flat", "no use for the stage sr"),
     ({"sr_learning_rate": 1e-5}, "flat", "no use for sr_"),
     ({"train_text_encoder": True}, "cascade", "keeps its text encoder as it is.*--train-text-encoder cannot"),
-    ({"method": "textual-inversion", "identifier": None}, "cascade", "textual inversion cannot"),
+    ({"method": "textual-inversion", "identifier": None}, "cascade", "--method textual-inversion cannot"),
     ({"resolution": 64}, "cascade", "no other size"),
 ]
 

@@ -11,10 +11,10 @@ import torch
 from dreambooth import backbones
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
-from dreambooth.errors import ConfigError, Interrupted, RunError, TrainingError
+from dreambooth.errors import Interrupted, RunError, TrainingError
 from dreambooth.examples import Batch, Examples, augmented_views, draw, noise_and_time
 from dreambooth.methods.full import FullFineTuning
-from dreambooth.train_state import Settings, make_optimizer, rate_factor
+from dreambooth.train_state import Settings, rate_factor
 from dreambooth.trainer import Loss, StepReport, finetune
 
 RATES = {"denoiser": 1e-3, "text_encoder": 1e-3}
@@ -129,9 +129,10 @@ class TestStep:
         assert factors[:3] == [0.5, 1.0, 1.0]
         assert factors[-1] == pytest.approx(last, abs=1e-3)
 
-    def test_eight_bit_adam_needs_cuda(self):
-        with pytest.raises(ConfigError, match="CUDA"):
-            make_optimizer([], settings(use_8bit_adam=True), torch.device("cpu"))
+    def test_eight_bit_adam_needs_no_other_package(self, tiny_model: Path, tmp_path: Path):
+        _, whole = train(tiny_model, tmp_path / "whole", max_train_steps=10)
+        _, eight = train(tiny_model, tmp_path / "eight", max_train_steps=10, use_8bit_adam=True)
+        assert [report.loss for report in eight] == pytest.approx([report.loss for report in whole], rel=0.02)
 
     def test_loss_falls(self, tiny_model: Path, tmp_path: Path):
         _, reports = train(tiny_model, tmp_path / "run", max_train_steps=60, checkpointing_steps=1000)

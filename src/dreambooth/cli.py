@@ -54,7 +54,7 @@ def _train(**given: Any) -> None:
         run = workflow.start(config, display)
     if run.is_background_process:
         return
-    typer.echo(f'"{run.fill("a {subject}")}" is ready: {run.folder.model}')
+    typer.echo(f'"{run.fill("a {subject}")}" is ready: {run.folder.result}')
     typer.echo(f"look at it:  {run.report}")
     typer.echo(f'go on with:  dreambooth generate {run.path} "a {{subject}} in the snow"')
 

@@ -12,9 +12,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dreambooth.errors import ConfigError
+from dreambooth.precision import MixedPrecision
 
 SamplerName = Literal["ddim", "dpm++", "unipc", "euler", "ancestral", "ddpm"]
-MethodName = Literal["dreambooth", "textual-inversion"]
+MethodName = Literal["dreambooth", "textual-inversion", "lora", "dora", "pivotal"]
+ADAPTERS = ("lora", "dora", "pivotal")
+NEW_WORD = ("textual-inversion", "pivotal")  # methods whose identifier is a word in angle brackets
+TierName = Literal["fast", "balanced", "lean"]
 
 # Noise augmentation in training a super-resolver: the paper lowers it to 1e-5; models are made with the whole schedule.
 AUGMENTATIONS = {"low": (0.0, 1e-5), "original": (0.0, 1.0)}
@@ -37,7 +41,7 @@ SECTIONS = {
 class TrainConfig(BaseModel):
     """Everything a run depends on. A field left at None takes the default of the model's family."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, defer_build=True)
 
     # The subject
     photos: list[str] = Field(default_factory=list, description="Folders or files with photos of the subject.")
@@ -48,6 +52,14 @@ class TrainConfig(BaseModel):
     views: int = Field(
         1, ge=1, le=64, description="Randomly cropped views encoded of each photo; 1 is the photo itself."
     )
+    masked_loss: bool = Field(False, description="Count the photos' background less, by masks of the subject.")
+    mask_weight: float = Field(0.1, ge=0, le=1, description="How much the background counts where there are masks.")
+    masks: str | None = Field(
+        None, description="Folder of masks named as the photos; else NAME.mask.png beside them, or transparency."
+    )
+    segmenter: str | None = Field(
+        None, description="Segmentation model for photos without a mask: a folder, or a hub id that was fetched before."
+    )
 
     # The model
     model: str = Field("toybox-sd", description="Embedded name, diffusers folder, .safetensors file or hub id.")
@@ -56,7 +68,7 @@ class TrainConfig(BaseModel):
     )
     resolution: int | None = Field(None, ge=16, description="Pixels a side; the model's own by default.")
     device: str = Field("auto", description="auto, cuda, mps or cpu.")
-    mixed_precision: Literal["auto", "no", "bf16"] = Field("auto", description="auto: bf16 on CUDA, else none.")
+    mixed_precision: MixedPrecision = Field("auto", description="auto: bf16 where the device is faster in it.")
 
     # The cascade
     super_resolver: str | None = Field(
@@ -83,16 +95,24 @@ class TrainConfig(BaseModel):
 
     # The method
     method: MethodName = Field(
-        "dreambooth", description="dreambooth trains the model; textual-inversion a new word's embedding and no more."
+        "dreambooth",
+        description="dreambooth trains the model; textual-inversion a new word's embedding and no more; lora and dora "
+        "small adapters; pivotal a new word and adapters.",
     )
-    num_vectors: int = Field(1, ge=1, le=32, description="How many tokens the word of textual-inversion stands for.")
+    num_vectors: int = Field(1, ge=1, le=32, description="How many tokens the new word stands for.")
     initializer_word: str | None = Field(
-        None, description="What the word of textual-inversion means at first; the class noun by default."
+        None, description="What the new word means at first; the class noun by default."
+    )
+    lora_rank: int = Field(16, ge=1, le=1024, description="Rank of the adapters.")
+    lora_alpha: float | None = Field(None, gt=0, description="They count alpha / rank times; as the rank by default.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Share of what adapters read that is dropped in training.")
+    lora_layers: Literal["attention", "linear", "all"] = Field(
+        "attention", description="Layers with adapters: attention, also the other linear ones, or convolutions too."
     )
 
     # The identifier
     identifier: str | None = Field(
-        None, description="The rare word, or the new one such as <my-dog> of textual-inversion; chosen by default."
+        None, description="The rare word, or the new one such as <my-dog>; chosen by default."
     )
     probe_identifier: bool = Field(
         False, description="Let the frozen model draw candidates; the weakest reaction wins."
@@ -118,6 +138,7 @@ class TrainConfig(BaseModel):
     text_encoder_lr: float | None = Field(
         None, gt=0, description="Rate of the text encoder; the denoiser's by default."
     )
+    embedding_lr: float | None = Field(None, gt=0, description="Rate of the new word in pivotal tuning.")
     train_batch_size: int | None = Field(None, ge=1, description="Photos in a micro-batch; as many prior samples join.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches in a step.")
     lr_scheduler: Literal["constant", "linear", "cosine"] = Field("constant", description="Course of the rate.")
@@ -127,9 +148,13 @@ class TrainConfig(BaseModel):
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW β2.")
     adam_weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay.")
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW ε.")
-    use_8bit_adam: bool = Field(False, description="8-bit AdamW of bitsandbytes (CUDA).")
+    use_8bit_adam: bool = Field(False, description="AdamW with moments of one byte.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm to which a step is clipped.")
     gradient_checkpointing: bool = Field(False, description="Less memory for about a third more time.")
+    compile: bool = Field(False, description="Compile the denoiser's blocks; for a long training on a GPU.")
+    memory: Literal["auto", "fast", "balanced", "lean"] = Field(
+        "auto", description="How memory is saved; auto measures a step and takes the fastest way that fits."
+    )
     use_ema: bool = Field(False, description="Train with, and keep, an exponential moving average of the weights.")
     ema_decay: float = Field(0.99, ge=0, lt=1, description="Decay of that average a step.")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
@@ -185,6 +210,13 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_method(self) -> TrainConfig:
+        fields = type(self).model_fields
+        if self.method not in ADAPTERS and (
+            given := [n for n in fields if n.startswith("lora_") and getattr(self, n) != fields[n].default]
+        ):
+            raise ValueError(f"{' and '.join(given)} belong to the methods {', '.join(ADAPTERS)}; choose one of those")
+        if self.method != "pivotal" and self.embedding_lr is not None:
+            raise ValueError("embedding_lr belongs to pivotal; other methods have learning_rate alone")
         if self.method == "textual-inversion":
             clashing = ("with_prior_preservation", "train_text_encoder", "probe_identifier")
             if wrong := [name for name in clashing if getattr(self, name)]:
@@ -193,10 +225,20 @@ class TrainConfig(BaseModel):
                     "model, and with it the class, as it is; leave it out"
                 )
             return self
+        if self.method in NEW_WORD:
+            if self.probe_identifier:
+                raise ValueError(
+                    "probe_identifier cannot go with pivotal, whose word is new to the model; leave it out"
+                )
+            return self
         if self.num_vectors != 1 or self.initializer_word is not None:
-            raise ValueError("num_vectors and initializer_word belong to textual-inversion; choose that method")
+            raise ValueError(
+                "num_vectors and initializer_word belong to textual-inversion and pivotal; choose one of those"
+            )
         if self.identifier is not None and self.identifier.startswith("<"):
-            raise ValueError("words in angle brackets belong to textual-inversion; give the identifier without them")
+            raise ValueError(
+                "words in angle brackets belong to textual-inversion and pivotal; give the identifier without them"
+            )
         return self
 
     @model_validator(mode="after")
@@ -206,6 +248,12 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
+        fields = type(self).model_fields
+        masking = [
+            name for name in ("mask_weight", "masks", "segmenter") if getattr(self, name) != fields[name].default
+        ]
+        if masking and not self.masked_loss:
+            raise ValueError(f"{' and '.join(masking)} belong to masked_loss; turn it on")
         named = ("{subject}", "{identifier}")
         if self.instance_prompt is not None and not any(name in self.instance_prompt for name in named):
             raise ValueError("instance_prompt must contain {subject}, or nothing would bind to the identifier")

@@ -10,21 +10,25 @@ import torch
 from torch import Tensor
 
 from dreambooth.backbones.protocol import Backbone, Spec
-from dreambooth.config import TrainConfig
-from dreambooth.methods.protocol import Method
+from dreambooth.config import ADAPTERS, TierName, TrainConfig
+from dreambooth.memory import EIGHT_BIT_BYTES, FLOAT32_BYTES, LEAN, TIERS, Estimate, is_encoder
+from dreambooth.meter import available_bytes
+from dreambooth.methods.protocol import Adapter, Method
+from dreambooth.precision import autocast, in_bf16
 from dreambooth.prompts import INSTANCE_TEMPLATE
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-FLOAT32_BYTES = 4
+# What is left of the activations where they are computed twice: each block's input, and one block's own.
+RECOMPUTED_SHARE = 0.25
 BEST_COPIES = 3  # the best weights, the best at the newest checkpoint, and those being written
 
 
 def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
     """The config with every field left at None filled from method and model, where they have a say."""
     inversion = config.method == "textual-inversion"
-    recipe = spec.textual_inversion if inversion else spec
+    recipe = spec.lora if config.method in ADAPTERS else spec.textual_inversion if inversion else spec
     learning_rate = config.learning_rate or recipe.learning_rate
     filled = {
         "with_prior_preservation": config.with_prior_preservation and config.prior_loss_weight > 0,
@@ -32,6 +36,8 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
         "instance_prompt": config.instance_prompt or (None if inversion else INSTANCE_TEMPLATE),
         "learning_rate": learning_rate,
         "text_encoder_lr": config.text_encoder_lr or learning_rate,
+        "embedding_lr": config.embedding_lr
+        or (spec.textual_inversion.learning_rate if config.method == "pivotal" else None),
         "max_train_steps": config.max_train_steps or recipe.max_train_steps,
         "train_batch_size": config.train_batch_size or recipe.train_batch_size,
         "num_class_images": config.num_class_images or spec.num_class_images,
@@ -57,8 +63,15 @@ class Plan:
     prior_loss_weight: float
     steps: int
     rows_per_step: tuple[int, int]
-    memory_bytes: int
+    memory: str
+    tiers: dict[TierName, int]
+    expected_tier: TierName
     disk_bytes: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the expected tier."""
+        return self.tiers[self.expected_tier]
 
     def table(self) -> Table:
         """The plan for the terminal."""
@@ -77,24 +90,37 @@ class Plan:
         table.add_row("prior samples", str(self.prior_samples) if prior_rows else "none")
         table.add_row("loss of a step", f"mean of {subject_rows} photos{prior}")
         table.add_row("steps", str(self.steps))
-        table.add_row("memory, estimated", _gigabytes(self.memory_bytes))
+        measured = "a step is measured first; by the estimate " if self.memory == "auto" else ""
+        table.add_row("memory tier", f"{measured}{self.expected_tier}")
+        tiers = ", ".join(f"{name} {_gigabytes(count)}" for name, count in self.tiers.items())
+        table.add_row("memory, estimated", tiers)
         table.add_row("disk, estimated", _gigabytes(self.disk_bytes))
         return table
 
 
-def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: int, processes: int = 1) -> Plan:
-    """What the resolved `config` will train and need; leaves the backbone as it was."""
+def make_plan(
+    config: TrainConfig,
+    backbone: Backbone,
+    method: Method,
+    photos: int,
+    processes: int = 1,
+    device: torch.device | None = None,
+) -> Plan:
+    """What the resolved `config` will train and need; leaves the backbone as it was.
+
+    `device` is where it will train, for a backbone without weights, which is on none.
+    """
+    here = device or backbone.device
     groups = method.prepare(backbone)
     trained = {name: sum(p.numel() for p in group) for name, group in groups.items()}
-    sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in backbone.modules.items()}
-    total = sum(sizes.values())
-    # Freed once the prompts are encoded: it is loaded before training, and not there while it goes on.
-    freed = sum(sizes.get(name, 0) for name in backbone.spec.released)
-    rows = (config.train_batch_size or 1) * (2 if config.with_prior_preservation else 1)
-    activations = activation_bytes(backbone, rows, method.trains_text)
-    if config.gradient_checkpointing:
-        activations //= 4
+    total = sum(p.numel() for module in backbone.modules.values() for p in module.parameters())
+    result = sum(trained.values()) if isinstance(method, Adapter) else total
     method.detach()
+    estimate = estimate_memory(config, backbone, method)
+    in_bf16_here, on_gpu = in_bf16(config.mixed_precision, here), here.type == "cuda"
+    tiers: dict[TierName, int] = {name: estimate.total(tier, in_bf16_here, on_gpu) for name, tier in TIERS.items()}
+    room = available_bytes(here) + (0 if backbone.device.type == "meta" else estimate.weights())
+    expected: TierName = next((name for name in tiers if tiers[name] <= room), LEAN.name)
     moments = 0.5 if config.use_8bit_adam else 2
     copies = 1 + moments + (1 if config.use_ema else 0)
     trained_bytes = sum(trained.values()) * FLOAT32_BYTES
@@ -110,9 +136,40 @@ def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: i
         prior_loss_weight=config.prior_loss_weight,
         steps=config.max_train_steps or 0,
         rows_per_step=(per_step, per_step if config.with_prior_preservation else 0),
-        memory_bytes=int(max(total, total - freed + (trained_bytes * copies + activations) / FLOAT32_BYTES))
-        * FLOAT32_BYTES,
-        disk_bytes=int(trained_bytes * kept + total * FLOAT32_BYTES),
+        memory=config.memory,
+        tiers=tiers,
+        expected_tier=expected if config.memory == "auto" else config.memory,
+        disk_bytes=int(trained_bytes * kept + result * FLOAT32_BYTES),
+    )
+
+
+def estimate_memory(config: TrainConfig, backbone: Backbone, method: Method) -> Estimate:
+    """What training the resolved `config` takes; leaves the backbone as it was."""
+    trained = [parameter for group in method.prepare(backbone).values() for parameter in group]
+    rows = (config.train_batch_size or 1) * (2 if config.with_prior_preservation else 1)
+    # Without weights, float32 is counted, which is the more.
+    bf16 = nullcontext() if backbone.device.type == "meta" else autocast(config.mixed_precision, backbone.device)
+    with bf16:
+        activations = activation_bytes(backbone, rows, method.trains_text)
+    method.detach()
+    sizes = {
+        name: sum(p.numel() for p in module.parameters())
+        for name, module in backbone.modules.items()
+        if name not in backbone.spec.released  # gone before training
+    }
+    unused = sum(size for name, size in sizes.items() if is_encoder(name, method.trains_text))
+    count = sum(parameter.numel() for parameter in trained)
+    recomputed = int(activations * RECOMPUTED_SHARE)
+    return Estimate(
+        frozen=max(0, sum(sizes.values()) - unused - count),
+        encoders=unused,
+        trained=count,
+        activations=recomputed if config.gradient_checkpointing else activations,
+        recomputed=recomputed,
+        moment_bytes=2 * (EIGHT_BIT_BYTES if config.use_8bit_adam else FLOAT32_BYTES),
+        ema=config.use_ema,
+        accumulates=config.gradient_accumulation_steps > 1,
+        largest=max(parameter.numel() for parameter in trained),
     )
 
 

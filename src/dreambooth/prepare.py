@@ -15,15 +15,16 @@ from accelerate.utils import broadcast_object_list
 from dreambooth import backbones, identifier, prompts, stages
 from dreambooth.backbones.protocol import Backbone, Sampling
 from dreambooth.backbones.source import Source
-from dreambooth.config import TrainConfig
+from dreambooth.config import NEW_WORD, TrainConfig
 from dreambooth.errors import ConfigError
-from dreambooth.methods import TextualInversion, make_method
+from dreambooth.masks import coverage, with_masks
+from dreambooth.methods import make_method, new_word
 from dreambooth.plan import make_plan
 from dreambooth.prior import fingerprint
 from dreambooth.run import choose_device
+from dreambooth.segmentation import Segmenter
 from dreambooth.subject import Subject, inspect, make_subject, preflight_table
 from dreambooth.tracking import encoders_of
-from dreambooth.train_state import optimizer_class
 from dreambooth.ui import Display
 
 PROBED_CANDIDATES = 8
@@ -51,13 +52,13 @@ def prepare(config: TrainConfig, display: Display, dry: bool = False) -> Prepare
     subject = _inspect(config, display)
     start = perf_counter()
     backbone = _outline(config) if dry else load_model(config)
-    optimizer_class(config.use_8bit_adam, choose_device(config.device))
     stages.check(config, backbone)
     resolved = stages.resolve(config, backbone)
     if resolved.track:
         encoders_of(resolved, "cpu")
+    device = choose_device(config.device)
     plans = [
-        make_plan(own, backbone.stage(name), method, len(subject.photos), PartialState().num_processes)
+        make_plan(own, backbone.stage(name), method, len(subject.photos), PartialState().num_processes, device)
         for name in stages.names_of(resolved)
         for own in [stages.stage_config(resolved, name)]
         for method in [make_method(own, subject.class_noun)]
@@ -96,10 +97,10 @@ def find_identifier(
 ) -> identifier.Identifier:
     """The user's identifier, checked; or a rare one, drawn by seed or, with `probe_identifier`, by weakest reaction.
 
-    For textual inversion the new word, which is in no vocabulary yet.
+    For textual inversion and pivotal tuning the new word, which is in no vocabulary yet.
     """
-    if isinstance(method := make_method(config, class_noun), TextualInversion):
-        return method.identifier(backbone.tokenizer)
+    if config.method in NEW_WORD:
+        return new_word(config, class_noun).identifier(backbone.tokenizer)
     if config.identifier is not None:
         return identifier.check(config.identifier, backbone.tokenizer, class_noun)
     if not config.probe_identifier:
@@ -146,7 +147,18 @@ def _inspect(config: TrainConfig, display: Display) -> Subject:
         prompts.fill(template, "x", subject.class_noun)
     for name in config.applications or []:
         prompts.application_prompts(name, subject.class_noun)
-    return subject
+    return _masked(config, subject, display) if config.masked_loss else subject
+
+
+def _masked(config: TrainConfig, subject: Subject, display: Display) -> Subject:
+    """The subject with its masks, and a word about them."""
+    segment = None
+    if config.segmenter:
+        segment = Segmenter(config.segmenter, subject.class_noun, str(choose_device(config.device)))
+    found = with_masks(subject, Path(config.masks).expanduser() if config.masks else None, segment)
+    share = coverage(found.masks or ())
+    display.say(f"The subject fills {share:.0%} of its photos; the rest counts {config.mask_weight:g} times as much.")
+    return found
 
 
 def _source(config: TrainConfig) -> Source:

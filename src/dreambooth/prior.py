@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dreambooth.backbones.protocol import Backbone, Enlarging, Sampler, Sampling
 from dreambooth.errors import PriorError
+from dreambooth.precision import MixedPrecision
 from dreambooth.seeding import derive
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class PriorManifest:
     guidance: float
     seed: int
     native_size: tuple[int, ...]
+    mixed_precision: MixedPrecision = "no"
     enlarging: Enlarging | None = None  # how a super-resolver, still untrained, drew its part
 
     def key(self) -> str:
@@ -109,8 +111,9 @@ class PriorSet:
         Raises PriorError for a sample that is not finite.
         """
         missing = set(self.missing(count))
-        made = self.manifest
-        sampling = Sampling(made.steps, made.guidance, made.sampler, enlarging=made.enlarging or Enlarging())
+        m = self.manifest
+        enlarging = m.enlarging or Enlarging()
+        sampling = Sampling(m.steps, m.guidance, m.sampler, enlarging=enlarging, mixed_precision=m.mixed_precision)
         added = 0
         # A batch with a gap is drawn whole: in another batch the last bits of a sample would come out otherwise,
         # and a resumed run would not be bit-identical.

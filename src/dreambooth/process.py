@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dreambooth.errors import ModelError
+from dreambooth.transfer import onto
 
 
 class NoiseProcess(Protocol):
@@ -151,4 +152,4 @@ def from_scheduler(scheduler: Any) -> NoiseProcess:
 
 
 def _as_rows(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.device, like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+    return onto(values, like.device, like.dtype).reshape(-1, *[1] * (like.ndim - 1))

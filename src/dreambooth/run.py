@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import PartialState
 
-from dreambooth import backbones, drawing, prompts
+from dreambooth import drawing, kept, prompts
 from dreambooth.backbones.protocol import Backbone, Enlarging, Sampling
-from dreambooth.backbones.source import CascadeParts
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import TrainConfig
 from dreambooth.errors import ConfigError, RunError
@@ -50,12 +49,7 @@ class Run:
     @cached_property
     def backbone(self) -> Backbone:
         """The personalised model."""
-        config = self.folder.config()
-        backbone = backbones.load(str(self.folder.model), parts=CascadeParts(upscaler=config.upscaler))
-        if config.resolution:
-            backbone.set_resolution(config.resolution)
-        backbone.to(choose_device(self._device))
-        return backbone
+        return kept.load(self.folder, choose_device(self._device))
 
     @property
     def sampling(self) -> Sampling:
@@ -100,4 +94,5 @@ def sampling_of(config: TrainConfig) -> Sampling:
         guidance_scale=Sampling.guidance_scale if config.guidance_scale is None else config.guidance_scale,
         sampler=config.sampler,
         enlarging=Enlarging(config.sr_num_inference_steps, config.sr_guidance_scale, config.sr_noise_level),
+        mixed_precision=config.mixed_precision,
     )

@@ -16,7 +16,7 @@ from dreambooth import backbones
 from dreambooth.backbones.protocol import Backbone, Stage
 from dreambooth.backbones.source import CascadeParts, Source
 from dreambooth.checkpoint import RunFolder
-from dreambooth.config import TrainConfig, augmentation_range
+from dreambooth.config import NEW_WORD, TrainConfig, augmentation_range
 from dreambooth.errors import ConfigError, ModelError
 from dreambooth.plan import Plan, resolve_defaults
 from dreambooth.prior import fingerprint
@@ -110,8 +110,8 @@ def check(config: TrainConfig, backbone: Backbone) -> None:
     """Raises ConfigError where the config would train a text encoder that this family keeps as it is."""
     if "text_encoder" in backbone.spec.trainable:
         return
-    if config.train_text_encoder or config.method == "textual-inversion":
-        what = "--train-text-encoder" if config.train_text_encoder else "textual inversion"
+    if config.train_text_encoder or config.method in NEW_WORD:
+        what = "--train-text-encoder" if config.train_text_encoder else f"--method {config.method}"
         raise ConfigError(
             f"{backbone.source.name} keeps its text encoder as it is, as Imagen does, and frees it before training, so "
             f"{what} cannot be had; leave it out."
@@ -150,7 +150,9 @@ def folder_of(run: RunFolder, config: TrainConfig, name: Stage, backbone: Backbo
         shutil.rmtree(place, ignore_errors=True)  # begun by a process that was ended at once
         sub = RunFolder.create(place, stage_config(config, name))
         facts = run.read_json("subject.json")
-        photos = [entry | {"file": f"../{entry['file']}"} for entry in facts["photos"]]
+        photos = [
+            entry | {key: f"../{entry[key]}" for key in ("file", "mask") if key in entry} for entry in facts["photos"]
+        ]
         sub.write_json("subject.json", facts | {"photos": photos, "fingerprint": fingerprint(backbone.stage(name))})
     return RunFolder.open(place)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import signal
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -17,30 +15,15 @@ from torch import Tensor, nn
 
 from dreambooth.backbones.protocol import Backbone, Conditioning
 from dreambooth.checkpoint import RunFolder
-from dreambooth.errors import Interrupted, TrainingError
+from dreambooth.errors import Interrupted
 from dreambooth.examples import Batch, Examples, noise_and_time, step_seed
 from dreambooth.loss import Terms, dreambooth_loss, row_errors
 from dreambooth.methods.protocol import Method
+from dreambooth.precision import autocast
+from dreambooth.reports import Reports, StepReport
 from dreambooth.seeding import generator
 from dreambooth.train_state import Settings, TrainState
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one optimizer step did; `facts` are what the method has to tell besides."""
-
-    step: int
-    loss: float
-    loss_subject: float
-    loss_prior: float
-    learning_rate: float
-    grad_norm: float
-    seconds: float
-    facts: dict[str, float] = field(default_factory=dict[str, float])
-
-    def entry(self) -> dict[str, float]:
-        """The line of log.jsonl."""
-        return {name: value for name, value in vars(self).items() if name != "facts"} | self.facts
+from dreambooth.transfer import onto
 
 
 def never(_step: int) -> bool:
@@ -65,42 +48,32 @@ def finetune(
     """
     world = PartialState()
     state = TrainState.build(backbone, method, settings)
-    state.resume(run)
     examples, s = examples.to(backbone.device), settings
     rows = s.train_batch_size * s.gradient_accumulation_steps * world.num_processes
-    step_loss = Loss(backbone, method, examples, settings, rows)
-    enough = False
+    reports = Reports(run, on_step, world.is_main_process)
+    late, enough = backbone.device.type == "cuda", False
 
-    with stop_on_interrupt() as stop_requested:
+    with state.at_work(run, reports.tell), stop_on_interrupt() as stop_requested:
+        state.resume(run)
+        step_loss = Loss(backbone, method, examples, settings, rows)
+        state.holding.send_encoders_away()
         while state.step < s.max_train_steps and not enough:
             start, step = perf_counter(), state.step
             torch.manual_seed(step_seed(s.seed, step))
-            sums = torch.zeros(4, device=backbone.device)
-            for batch in examples.batches(
-                s.seed,
-                step,
-                s.train_batch_size,
-                s.gradient_accumulation_steps,
-                world.process_index,
-                world.num_processes,
-            ):
+            rate = state.begin(step)
+            sums = torch.zeros(3, device=backbone.device)
+            share = (s.train_batch_size, s.gradient_accumulation_steps, world.process_index, world.num_processes)
+            for number, batch in enumerate(examples.batches(s.seed, step, *share), 1):
                 terms = step_loss(batch, step)
-                terms.total.backward()
-                sums[:3] += torch.stack([terms.total, terms.subject, terms.prior]).detach()
-            sums[3] = float(stop_requested())
+                state.backward(terms.total, last=number == s.gradient_accumulation_steps)
+                sums += torch.stack([terms.total, terms.subject, terms.prior]).detach()
+            stop = stop_requested()
             if world.num_processes > 1:
-                sums = sum_over_processes(sums, state.parameters)
-            norm = float(nn.utils.clip_grad_norm_(state.parameters, s.max_grad_norm))
-            total, subject, prior, stop = sums.tolist()
-            if not (math.isfinite(total) and math.isfinite(norm)):
-                raise not_finite(step, run)
-            rate = state.update(step)
-            state.step += 1
-            if world.is_main_process:
-                seconds = perf_counter() - start
-                report = StepReport(state.step, total, subject, prior, rate, norm, seconds, method.facts())
-                run.append_log(report.entry())
-                on_step(report)
+                sums, stop = sum_over_processes(sums, stop, state.parameters)
+            norm = state.clipped()
+            state.update()
+            reports.add(state.step, torch.cat([sums, norm.to(sums)[None]]), rate, start, method.facts())
+            reports.tell(late=late and not (stop or s.pauses(state.step)))
             if world.is_main_process and s.due(s.preview_steps, state.step):
                 with state.averaged_weights():
                     preview(state.step)
@@ -113,7 +86,6 @@ def finetune(
                 raise Interrupted(
                     f"Stopped at step {state.step}, saved. Go on with: dreambooth train --resume {run.path}"
                 )
-    state.keep_average()
 
 
 class Loss:
@@ -125,7 +97,7 @@ class Loss:
     def __init__(self, backbone: Backbone, method: Method, examples: Examples, settings: Settings, rows: int) -> None:
         self.backbone, self.examples, self.settings, self.rows = backbone, examples, settings, rows
         self.prior_rows = rows if len(examples.prior) else 0
-        self.autocast = torch.autocast(backbone.device.type, settings.autocast) if settings.autocast else nullcontext()
+        self.autocast = autocast(settings.mixed_precision, backbone.device)
         self.encoded = None
         if not method.trains_text:
             with torch.no_grad(), self.autocast:
@@ -139,9 +111,11 @@ class Loss:
         with self.autocast:
             draws = [generator(s.seed, "condition", step, row) for row in batch.rows]
             conditioning = backbone.conditioned_on(self.conditioning(batch, step), batch.clean, draws)
-            prediction = backbone.denoise(noisy, process.model_time(time).to(noisy.device), conditioning)
-        errors = row_errors(prediction, process.target(batch.clean, noise, time), process.weight(time, s.snr_gamma))
-        return dreambooth_loss(errors, batch.is_prior, s.prior_loss_weight, self.rows, self.prior_rows)
+            prediction = backbone.denoise(noisy, onto(process.model_time(time), noisy.device), conditioning)
+        target, weight = process.target(batch.clean, noise, time), process.weight(time, s.snr_gamma)
+        errors = row_errors(prediction, target, weight, batch.pixel_weights)
+        is_prior = onto(batch.is_prior, errors.device)
+        return dreambooth_loss(errors, is_prior, s.prior_loss_weight, self.rows, self.prior_rows)
 
     def conditioning(self, batch: Batch, step: int) -> Conditioning:
         """Each row's prompt: encoded once for all steps, or anew, each prompt of the batch once, where text trains."""
@@ -152,12 +126,13 @@ class Loss:
         return self.backbone.encode_prompts([self.examples.prompts[number] for number in used]).take(places)
 
 
-def sum_over_processes(sums: Tensor, parameters: list[nn.Parameter]) -> Tensor:
-    """Sums gradients, in place, and `sums` over all processes: the same as one process with the whole batch."""
+def sum_over_processes(sums: Tensor, stop: bool, parameters: list[nn.Parameter]) -> tuple[Tensor, bool]:
+    """Sums gradients, in place, and `sums` over all processes, and whether any of them is to stop."""
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad = reduce(parameter.grad, reduction="sum")  # pyright: ignore[reportAttributeAccessIssue]
-    return reduce(sums, reduction="sum")  # pyright: ignore[reportReturnType]
+    told: Any = reduce(torch.cat([sums, sums.new_tensor([float(stop)])]), reduction="sum")
+    return told[:-1], bool(told[-1])
 
 
 def from_main_process(answer: bool) -> bool:
@@ -165,15 +140,6 @@ def from_main_process(answer: bool) -> bool:
     answers = [answer]
     broadcast_object_list(answers)
     return answers[0]
-
-
-def not_finite(step: int, run: RunFolder) -> TrainingError:
-    checkpoints = run.checkpoints()
-    kept = f"The last good checkpoint is step {checkpoints[-1].step}" if checkpoints else "No checkpoint was saved yet"
-    return TrainingError(
-        f"The loss or its gradient is not finite at step {step + 1}, so training stopped. {kept}. "
-        "Try a lower --learning-rate, --mixed-precision no, or --snr-gamma 5 in a new run."
-    )
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from PIL import Image
 
 from dreambooth import drawing, prompts, stages
 from dreambooth.backbones.protocol import Backbone
@@ -21,16 +21,22 @@ from dreambooth.config import TrainConfig
 from dreambooth.errors import Interrupted
 from dreambooth.evaluation.report import write_report
 from dreambooth.examples import Examples, augmented_views, encode
+from dreambooth.fitting import Fit, finetune_within_memory, settle
+from dreambooth.kept import keep
+from dreambooth.masks import pixel_weights, to_tensor
+from dreambooth.memory import FAST, Tier
 from dreambooth.methods import make_method
 from dreambooth.methods.protocol import Method
+from dreambooth.plan import estimate_memory
+from dreambooth.precision import in_bf16
 from dreambooth.prepare import load_model, name_subject, prepare
 from dreambooth.prior import PriorManifest, PriorSet, cache_folder
 from dreambooth.run import Run, sampling_of, world
 from dreambooth.sheets import contact_sheet, strip
-from dreambooth.subject import Subject, load_subject
+from dreambooth.subject import MASK_SUFFIX, Subject, load_subject
 from dreambooth.tracking import Tracker, make_evaluator
 from dreambooth.train_state import Settings
-from dreambooth.trainer import StepReport, finetune, from_main_process, never
+from dreambooth.trainer import StepReport, from_main_process, never
 from dreambooth.ui import Display
 
 DRIFT_PICTURES = 8
@@ -109,34 +115,38 @@ class _Road:
             self.processes.wait_for_everyone()
             folder = stages.folder_of(self.folder, config, name, backbone)
             roads.append((self if name == "base" else _Road(folder, self.display, name), backbone.stage(name)))
-        # All samples of the frozen model, before any of its stages is trained.
+        # Measured, and sampled from, before any of the stages is trained.
+        tiers = [road._settle(own) for road, own in roads]
         priors = [road._prior(own) for road, own in roads]
         if self.main:
             self._draw_drift(backbone, "base")
-        methods = [road._tune(own, prior) for (road, own), prior in zip(roads, priors, strict=True)]
+        prepared = zip(roads, priors, tiers, strict=True)
+        methods = [road._tune(own, prior, tier) for (road, own), prior, tier in prepared]
         if self.main:
             with self._timed("save model"):
-                for (road, _), method in zip(roads, methods, strict=True):
-                    method.save(road.folder.path)
-                temporary = self.folder.path / ".model"
-                shutil.rmtree(temporary, ignore_errors=True)
-                backbone.save_pipeline(temporary)
-                stages.finish(temporary, config, self.facts, backbone)
-                self.folder.publish_model(temporary)
+                keep(backbone, methods[0], self.folder)
         self.processes.wait_for_everyone()
 
-    def _tune(self, backbone: Backbone, prior: torch.Tensor) -> Method:
+    def _settle(self, backbone: Backbone) -> Tier:
+        """The memory tier that this stage trains in."""
+        config, method = self.config, make_method(self.config, self.facts["class_noun"])
+        with self._timed("fit memory"):
+            fit = Fit(config.memory, estimate_memory(config, backbone, method), config.with_prior_preservation)
+            return settle(self.folder, backbone, method, settings_of(config), fit, self.display.say)
+
+    def _tune(self, backbone: Backbone, prior: torch.Tensor, tier: Tier) -> Method:
         """Fine-tunes this stage and leaves the result in `backbone`."""
-        config = self.config
+        config, method = self.config, make_method(self.config, self.facts["class_noun"])
         photos = _photos(self.folder, backbone.spec.resolution)
-        views = augmented_views(photos, config.views, config.flip, config.seed)
+        shown = augmented_views(photos, config.views, config.flip, config.seed)
+        views, masks = shown[:, :3], shown[:, 3:].add(1).div(2)
         with self._timed("encode"), self.display.track("encoding", len(views)) as advance:
             latents = encode(backbone, views, config.sample_batch_size, advance)
         captions = self.facts.get("instance_prompts", [self.facts["instance_prompt"]])
-        examples = Examples(latents, prior, (*captions, self.facts["class_prompt"]))
-        method = make_method(config, self.facts["class_noun"])
+        weights = pixel_weights(masks, backbone.spec.native_size, config.mask_weight) if config.masked_loss else None
+        examples = Examples(latents, prior, (*captions, self.facts["class_prompt"]), weights)
         with self._timed("train"):
-            self._finetune(backbone, method, examples)
+            self._finetune(backbone, method, examples, tier)
         return method
 
     def _prior(self, backbone: Backbone) -> torch.Tensor:
@@ -153,6 +163,7 @@ class _Road:
             seed=config.prior_seed,
             native_size=backbone.spec.native_size,
             enlarging=backbone.spec.enlarging,
+            mixed_precision="bf16" if in_bf16(config.mixed_precision, backbone.device) else "no",
         )
         place = Path(config.prior_dir) if config.prior_dir else cache_folder() / manifest.key()
         prior = PriorSet(place, manifest)
@@ -171,10 +182,8 @@ class _Road:
                 contact_sheet(prior.pictures(backbone, min(count, 32)), 8, tile=128).save(sheet)
         return latents
 
-    def _finetune(self, backbone: Backbone, method: Method, examples: Examples) -> None:
+    def _finetune(self, backbone: Backbone, method: Method, examples: Examples, tier: Tier) -> None:
         config, folder = self.config, self.folder
-        if config.gradient_checkpointing:
-            backbone.enable_gradient_checkpointing()
         noun, word = self.facts["class_noun"], self.facts["identifier"]
         filled = [(template, prompts.fill(template, word, noun)) for template in config.preview_prompts]
         if self.main:
@@ -186,19 +195,25 @@ class _Road:
             pictures = drawing.draw(backbone, filled, [config.seed], sampling_of(config), config.sample_batch_size)
             strip([picture.image for picture in pictures]).save(folder.path / f"previews/step-{step:06d}.png")
 
-        settings = settings_of(config, backbone.device)
+        settings = settings_of(config)
         done = max((checkpoint.step for checkpoint in folder.checkpoints()), default=0)
         tracker = self._tracker(backbone, method) if config.track and self.main else None
         if from_main_process(tracker is not None and tracker.enough(done)):
             settings = replace(settings, max_train_steps=done)  # it had stopped early before it was interrupted
-        track = self.display.track(self._of_stage("training"), settings.max_train_steps, done)
+        title = self._of_stage("training")
+        track, last = self.display.track(title, settings.max_train_steps, done), done
         with track as advance, tensorboard(folder) as board:
 
             def on_step(report: StepReport) -> None:
+                nonlocal last
                 board(report)
-                advance(1, note_of(report) + (f"  {tracker.latest}" if tracker else ""))
+                # Where memory ended, steps since the last checkpoint are done again.
+                advance(report.step - last, note_of(report) + (f"  {tracker.latest}" if tracker else ""))
+                last = report.step
 
-            finetune(backbone, method, examples, settings, folder, on_step, preview, tracker or never)
+            looks = {"on_step": on_step, "preview": preview, "judge": tracker or never}
+            warn = self.display.warn if self.main else _say_nothing
+            finetune_within_memory(backbone, method, examples, settings, folder, tier, warn, **looks)
         if tracker is not None:
             if config.keep_best:
                 tracker.load_best()
@@ -269,19 +284,16 @@ def note_of(report: StepReport) -> str:
     return "  ".join(told + [f"{name.rpartition('_')[2]} {value:.3g}" for name, value in report.facts.items()])
 
 
-def settings_of(config: TrainConfig, device: torch.device) -> Settings:
+def settings_of(config: TrainConfig) -> Settings:
     """The trainer's plain numbers from a resolved config."""
     assert config.max_train_steps and config.train_batch_size and config.learning_rate
-    bf16 = config.mixed_precision == "bf16" or (
-        config.mixed_precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
     return Settings(
         max_train_steps=config.max_train_steps,
         train_batch_size=config.train_batch_size,
         learning_rates={
             "denoiser": config.learning_rate,
             "text_encoder": config.text_encoder_lr or config.learning_rate,
-            "embedding": config.learning_rate,
+            "embedding": config.embedding_lr or config.learning_rate,
         },
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         prior_loss_weight=config.prior_loss_weight,
@@ -294,7 +306,9 @@ def settings_of(config: TrainConfig, device: torch.device) -> Settings:
         use_8bit_adam=config.use_8bit_adam,
         max_grad_norm=config.max_grad_norm,
         ema_decay=config.ema_decay if config.use_ema else None,
-        autocast=torch.bfloat16 if bf16 else None,
+        mixed_precision=config.mixed_precision,
+        tier=replace(FAST, checkpointing=config.gradient_checkpointing),
+        compile_backend="inductor" if config.compile else None,
         checkpointing_steps=config.checkpointing_steps,
         checkpoints_total_limit=config.checkpoints_total_limit,
         preview_steps=config.preview_steps,
@@ -303,22 +317,39 @@ def settings_of(config: TrainConfig, device: torch.device) -> Settings:
     )
 
 
+def _say_nothing(text: str) -> None: ...
+
+
 def _keep_subject(folder: RunFolder, subject: Subject, facts: dict[str, Any]) -> None:
     """The squares that the model will see, losslessly, and what is known of them."""
     photos: list[dict[str, Any]] = []
     for index, (photo, entry) in enumerate(zip(subject.photos, facts["photos"], strict=True)):
         file = f"photos/{index:02d}.png"
         photo.image.save(folder.path / file)
+        kept = {"file": file}
+        if subject.masks is not None:
+            kept["mask"] = f"photos/{index:02d}{MASK_SUFFIX}"
+            subject.masks[index].save(folder.path / kept["mask"])
         # Without the full path: run folders are passed on, and nobody's folder names should be.
-        photos.append({"file": file, "source": photo.path.name} | {k: v for k, v in entry.items() if k != "path"})
+        photos.append(kept | {"source": photo.path.name} | {k: v for k, v in entry.items() if k != "path"})
     folder.write_json("subject.json", facts | {"photos": photos})
 
 
 def _photos(folder: RunFolder, resolution: int) -> torch.Tensor:
-    """The run's own photos [N, 3, R, R] in -1..1, so that a resumed run needs no original."""
+    """The run's own photos [N, 3, R, R] in -1..1, so that a resumed run needs no original.
+
+    Where it has masks, they are a fourth channel: what crops and mirrors the photos does the same to them.
+    """
     facts = folder.read_json("subject.json")
     files = [str(folder.path / entry["file"]) for entry in facts["photos"]]
-    return load_subject(files, facts["class_noun"], resolution).pixels()
+    pixels = load_subject(files, facts["class_noun"], resolution).pixels()
+    masks = [_mask(folder.path / entry["mask"], resolution) for entry in facts["photos"] if "mask" in entry]
+    return torch.cat([pixels, to_tensor(masks).mul(2).sub(1)], 1) if masks else pixels
+
+
+def _mask(path: Path, resolution: int) -> Image.Image:
+    with Image.open(path) as mask:
+        return mask.convert("L").resize((resolution, resolution), Image.Resampling.BOX)
 
 
 @contextmanager

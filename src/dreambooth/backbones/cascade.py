@@ -22,7 +22,9 @@ from dreambooth.backbones.source import Source
 from dreambooth.backbones.stable_diffusion import SMALL_DENOISER, make_scheduler
 from dreambooth.backbones.t5 import T5Text
 from dreambooth.errors import ModelError
+from dreambooth.precision import autocast
 from dreambooth.process import Diffusion, from_scheduler
+from dreambooth.transfer import onto
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -236,9 +238,10 @@ class SuperResolver:
         shares = [low + (high - low) * float(torch.rand((), generator=draw)) for draw in draws]
         level = torch.tensor([self.level(share) for share in shares])
         enlarged = self.enlarged(interpolate(clean, (self.base.spec.resolution,) * 2, mode="area"))
-        noise = torch.stack([torch.randn(clean.shape[1:], generator=draw) for draw in draws]).to(clean)
+        noise = torch.stack([torch.randn(clean.shape[1:], generator=draw) for draw in draws])
+        noise = onto(noise, clean.device, clean.dtype)
         noised = self.noising.corrupt(enlarged, noise, level)
-        return Conditioning(conditioning.tensors | {"low": noised, "level": level.to(clean.device)})
+        return Conditioning(conditioning.tensors | {"low": noised, "level": onto(level, clean.device)})
 
     def denoise(self, noisy: Tensor, model_time: Tensor, conditioning: Conditioning) -> Tensor:
         told = conditioning.tensors
@@ -299,7 +302,7 @@ class SuperResolver:
         assert share is not None and guidance is not None and steps
         # Never the Euler samplers: diffusers' pipeline would scale the small picture along with the sample.
         sampler = None if sampling.sampler is None else self.spec.sampler
-        chosen = Sampling(steps, guidance, sampler, sampling.negative_prompt)
+        chosen = replace(sampling, num_inference_steps=steps, guidance_scale=guidance, sampler=sampler)
         told = self.notes.told("sr", prompts)
         return run(self.pipeline, self.text, told, draws, chosen, on_step, image=low, noise_level=self.level(share))
 
@@ -351,16 +354,17 @@ def run(
     try:
         if sampling.sampler is not None:
             pipeline.scheduler = make_scheduler(sampling.sampler, fixed_variance(scheduler))
-        return pipeline(
-            prompt_embeds=hidden,
-            negative_prompt_embeds=unsaid,
-            num_inference_steps=sampling.num_inference_steps,
-            guidance_scale=sampling.guidance_scale,
-            generator=draws,
-            output_type="pt",
-            callback=tick,
-            **own,
-        ).images
+        with autocast(sampling.mixed_precision, pipeline.unet.device):
+            return pipeline(
+                prompt_embeds=hidden,
+                negative_prompt_embeds=unsaid,
+                num_inference_steps=sampling.num_inference_steps,
+                guidance_scale=sampling.guidance_scale,
+                generator=draws,
+                output_type="pt",
+                callback=tick,
+                **own,
+            ).images
     finally:
         pipeline.scheduler = scheduler
         pipeline.unet.train(training)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth.backbones.source import Source
+from dreambooth.precision import MixedPrecision
 from dreambooth.process import NoiseProcess
+from dreambooth.transfer import onto
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Sampler = Literal["ddim", "dpm++", "unipc", "euler", "ancestral", "ddpm"]
 Stage = Literal["base", "sr"]
+LayerKind = Literal["attention", "linear", "all"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Conditioning:
     def take(self, rows: Tensor | Sequence[int]) -> Conditioning:
         """The given rows, in the given order (a row may repeat)."""
         index = torch.as_tensor(rows)
-        return Conditioning({name: value[index.to(value.device)] for name, value in self.tensors.items()})
+        return Conditioning({name: value[onto(index, value.device)] for name, value in self.tensors.items()})
 
     def to(self, device: torch.device | str) -> Conditioning:
         return Conditioning({name: value.to(device) for name, value in self.tensors.items()})
@@ -67,6 +70,25 @@ class Enlarging:
 
 
 @dataclass(frozen=True)
+class LoraTargets:
+    """Layers of one module that adapters may go on, by the ends of their names; `prefix` is the module's in files."""
+
+    prefix: str
+    attention: tuple[str, ...]
+    linear: tuple[str, ...] = ()
+    convolutions: tuple[str, ...] = ()
+
+    def of(self, kind: LayerKind) -> list[str]:
+        """The attention projections; with "linear" the other linear layers too; with "all" also convolutions.
+
+        >>> LoraTargets("unet", ("to_q",), ("ff.net.2",), ("conv1",)).of("linear")
+        ['to_q', 'ff.net.2']
+        """
+        linear = () if kind == "attention" else self.linear
+        return [*self.attention, *linear, *(self.convolutions if kind == "all" else ())]
+
+
+@dataclass(frozen=True)
 class Spec:
     """What a family needs to know about itself: sizes, and the defaults that suit it.
 
@@ -75,6 +97,7 @@ class Spec:
     of that method: unless said otherwise its authors' base rate, which they multiply by the batch size, and steps.
     `stages` are those of a cascade up to this one, `enlarging` how its super-resolver draws, and `released` the modules
     that `release_text_encoder` frees.
+    `lora` are those of the adapters, and `lora_targets` the layers they go on, by module; none where unknown.
     """
 
     family: str
@@ -93,13 +116,16 @@ class Spec:
     stages: tuple[Stage, ...] = ("base",)
     enlarging: Enlarging | None = None
     released: tuple[str, ...] = ()
+    lora: Recipe = Recipe(learning_rate=1e-4, max_train_steps=500, train_batch_size=1)
+    lora_targets: Mapping[str, LoraTargets] = field(default_factory=dict[str, LoraTargets])
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How pictures are drawn. `guidance_scale` 1 is none; `sampler` None keeps the model's own scheduler.
 
-    In a cascade all but `enlarging` is about its base.
+    In a cascade all but `enlarging` is about its base. `mixed_precision` is the denoiser's; images are always decoded
+    as the weights are.
     """
 
     num_inference_steps: int = 50
@@ -107,6 +133,7 @@ class Sampling:
     sampler: Sampler | None = None
     negative_prompt: str = ""
     enlarging: Enlarging = Enlarging()
+    mixed_precision: MixedPrecision = "no"
 
 
 class Backbone(Protocol):

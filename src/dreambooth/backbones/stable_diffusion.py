@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dreambooth.backbones.protocol import Conditioning, Recipe, Sampler, Sampling, Spec, Stage
+from dreambooth.backbones.protocol import Conditioning, LoraTargets, Recipe, Sampler, Sampling, Spec, Stage
 from dreambooth.backbones.source import Source
 from dreambooth.errors import ModelError
+from dreambooth.precision import autocast
 from dreambooth.process import from_scheduler
 
 if TYPE_CHECKING:
@@ -113,8 +114,9 @@ class StableDiffusion:
         sampling: Sampling,
         on_step: Callable[[], None] | None = None,
     ) -> list[Image]:
-        return self._sample(prompts, seeds, sampling, "pil", on_step)
+        return self.decode_latents(self.sample_latents(prompts, seeds, sampling, on_step))
 
+    @torch.no_grad()
     def sample_latents(
         self,
         prompts: Sequence[str],
@@ -122,17 +124,6 @@ class StableDiffusion:
         sampling: Sampling,
         on_step: Callable[[], None] | None = None,
     ) -> Tensor:
-        return self._sample(prompts, seeds, sampling, "latent", on_step)
-
-    @torch.no_grad()
-    def _sample(
-        self,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        sampling: Sampling,
-        output_type: str,
-        on_step: Callable[[], None] | None,
-    ) -> Any:
         pipeline, own_scheduler = self.pipeline, self.pipeline.scheduler
 
         def tick(_pipe: Any, _step: int, _time: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -146,18 +137,19 @@ class StableDiffusion:
         for module in training:
             module.eval()
         try:
-            return pipeline(
-                prompt=list(prompts),
-                negative_prompt=[sampling.negative_prompt] * len(prompts),
-                num_inference_steps=sampling.num_inference_steps,
-                guidance_scale=sampling.guidance_scale,
-                # One CPU generator a picture: the same noise on any device and in any batch.
-                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-                height=self.spec.resolution,
-                width=self.spec.resolution,
-                output_type=output_type,
-                callback_on_step_end=tick,
-            ).images
+            with autocast(sampling.mixed_precision, self.device):
+                return pipeline(
+                    prompt=list(prompts),
+                    negative_prompt=[sampling.negative_prompt] * len(prompts),
+                    num_inference_steps=sampling.num_inference_steps,
+                    guidance_scale=sampling.guidance_scale,
+                    # One CPU generator a picture: the same noise on any device and in any batch.
+                    generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+                    height=self.spec.resolution,
+                    width=self.spec.resolution,
+                    output_type="latent",
+                    callback_on_step_end=tick,
+                ).images
         finally:
             pipeline.scheduler = own_scheduler
             for module in training:
@@ -217,4 +209,17 @@ def _spec(pipeline: Any) -> Spec:
         sampler="dpm++" if small else "ddim",
         # Stable Diffusion: the rate that the authors multiply by the batch size, at batch 1, and their steps.
         textual_inversion=Recipe(5e-3, 400, 4) if small else Recipe(5e-3, 5000, 1),
+        # Stable Diffusion: the rate and the steps of diffusers' DreamBooth LoRA recipe.
+        lora=Recipe(1e-3, 300, 4) if small else Recipe(1e-4, 500, 1),
+        lora_targets={
+            "denoiser": LoraTargets(
+                "unet",
+                attention=("to_q", "to_k", "to_v", "to_out.0"),
+                linear=("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+                convolutions=("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"),
+            ),
+            "text_encoder": LoraTargets(
+                "text_encoder", attention=("q_proj", "k_proj", "v_proj", "out_proj"), linear=("fc1", "fc2")
+            ),
+        },
     )

@@ -67,7 +67,8 @@ class T5Text:
         tokens = self.tokenizer(
             [text], padding="max_length", max_length=self.max_tokens, truncation=True, return_tensors="pt"
         ).to(self._device)
-        return encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0][0].float().cpu()
+        with torch.autocast(self._device.type, enabled=False):  # read once for training and drawing, in full precision
+            return encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0][0].float().cpu()
 
     def _kept(self) -> nn.Module:
         if self._encoder is None:

@@ -1,0 +1,94 @@
+"""What each memory tier is thought to take for the published sizes, counted without weights: no GPU is needed.
+
+python -m benchmarks.tier_estimates sd15 sdxl
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from benchmarks import sizes
+from dreambooth.memory import TIERS, Estimate
+
+# Text encoders and autoencoder, in numbers: CLIP ViT-L/14's, with OpenCLIP bigG's for SDXL, and 83.7 M.
+ENCODERS = {"sd15": 123_060_480 + 83_653_863, "sdxl": 123_060_480 + 694_659_840 + 83_653_863}
+
+
+class Kept:
+    """Bytes that a forward pass keeps for its backward pass, each storage once, all but the weights."""
+
+    def __init__(self, weights: set[StorageWeakRef]) -> None:
+        self.weights = weights
+        self.storages: dict[StorageWeakRef, int] = {}
+
+    def add(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if (key := StorageWeakRef(storage)) not in self.weights:
+            self.storages[key] = storage.nbytes()
+        return tensor
+
+    def counting(self) -> AbstractContextManager[object]:
+        return torch.autograd.graph.saved_tensors_hooks(self.add, lambda tensor: tensor)
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.storages.values())
+
+
+def activations(size: sizes.Size, resolution: int, rows: int) -> tuple[int, int, int, int]:
+    """Weights, the greatest of them, and bytes of activations: kept, and computed twice (inputs and one block)."""
+    with FakeTensorMode():
+        unet = sizes.denoiser(size.denoiser).train()
+        weights = list(unet.parameters())
+        own = {StorageWeakRef(parameter.untyped_storage()) for parameter in weights}
+        noisy = torch.empty(rows, *size.latents(resolution))
+        hidden = torch.empty(rows, size.tokens, size.denoiser["cross_attention_dim"])
+        added = sizes.added_conditioning(size.denoiser, rows)
+
+        def forward(kept: Kept) -> None:
+            with kept.counting(), torch.autocast("cpu", torch.bfloat16):
+                unet(noisy, torch.zeros(rows), hidden, added_cond_kwargs=added)
+
+        whole, outside, largest = Kept(own), Kept(own), 0
+        forward(whole)
+
+        def block(module: Any, *arguments: Any) -> Any:
+            nonlocal largest
+            inside = Kept(own)
+            for argument in arguments:
+                if isinstance(argument, Tensor):
+                    outside.add(argument)
+            with inside.counting():
+                result = module(*arguments)
+            largest = max(largest, inside.bytes)
+            return result
+
+        unet.enable_gradient_checkpointing(gradient_checkpointing_func=block)
+        forward(outside)
+    return sum(map(torch.numel, weights)), max(map(torch.numel, weights)), whole.bytes, outside.bytes + largest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sizes", nargs="+", choices=list(ENCODERS))
+    for name in parser.parse_args().sizes:
+        size = sizes.size_of(name)
+        for on_gpu, resolution in ((True, size.resolution_cuda), (False, size.resolution_cpu)):
+            trained, largest, kept, recomputed = activations(size, resolution, 2)
+            estimate = Estimate(0, ENCODERS[name], trained, kept, recomputed, largest=largest)
+            told = ", ".join(f"{tier} {estimate.total(TIERS[tier], True, on_gpu) / 1e9:.1f} GB" for tier in TIERS)
+            print(
+                f"{name}, {resolution} px, 1 + 1 rows, bf16, {'GPU' if on_gpu else 'CPU'}: {told} "
+                f"(activations {kept / 1e9:.2f} GB, computed twice {recomputed / 1e9:.2f} GB)"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""A tier at work on a model: what is rounded, moved and compiled for the training, and put back after it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from dreambooth.backbones.protocol import Backbone
+from dreambooth.compiling import Regions
+from dreambooth.memory import Tier, is_encoder
+from dreambooth.meter import give_back
+from dreambooth.optimizers import SMALL
+
+# Activations below this stay on the device: a copy of its own would cost more than it saves.
+LEAST_MOVED_BYTES = 1 << 18
+
+
+class Holding:
+    """A tier at work on one backbone: changes it for the training, and puts it back as it was."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        groups: Mapping[str, list[nn.Parameter]],
+        tier: Tier,
+        in_bf16: bool,
+        trains_text: bool,
+        backend: str | None = None,
+    ) -> None:
+        """`in_bf16` tells whether the run computes in it, and `trains_text` whether prompts are encoded every step.
+
+        `backend` compiles the denoiser's blocks; None does not.
+        """
+        trained = [parameter for group in groups.values() for parameter in group]
+        everything = sum(p.numel() for module in backbone.modules.values() for p in module.parameters())
+        self.tier = tier.for_share(sum(parameter.numel() for parameter in trained) / max(1, everything))
+        self.backbone, self.trained = backbone, trained
+        # Not those that are freed: a reference from here would keep them.
+        self.encoders = [
+            module
+            for name, module in backbone.modules.items()
+            if is_encoder(name, trains_text) and name not in backbone.spec.released
+        ]
+        self.regions = Regions(backbone.modules["denoiser"], backend) if backend else None
+        self.rounded: list[nn.Parameter] = []
+        if self.tier.checkpointing:
+            backbone.enable_gradient_checkpointing()
+        if self.tier.lean_optimizer and in_bf16:
+            self.rounded = [parameter for parameter in trained if parameter.numel() >= SMALL]
+            for parameter in self.rounded:
+                parameter.data = parameter.data.to(torch.bfloat16)
+
+    @property
+    def _moves_encoders(self) -> bool:
+        return self.tier.encoders_away and self.backbone.device.type == "cuda"
+
+    def send_encoders_away(self) -> None:
+        """Once all is encoded: off the device. On a CPU there is nowhere to go."""
+        if self._moves_encoders:
+            for module in self.encoders:
+                module.to("cpu")
+            give_back(self.backbone.device)
+
+    @contextmanager
+    def complete(self) -> Generator[None]:
+        """Everything on the device and nothing compiled, for a look at pictures."""
+        self._bring_encoders_back()
+        self._compile(False)
+        try:
+            yield
+        finally:
+            self._compile(True)
+            self.send_encoders_away()
+
+    @contextmanager
+    def at_work(self) -> Generator[None]:
+        """Training inside: compiled, and with activations in host memory, where that was asked for."""
+        self._compile(True)
+        away = self.tier.activations_away and self.backbone.device.type == "cuda"
+        with in_host_memory(self.backbone.modules["denoiser"].parameters()) if away else nullcontext():
+            yield
+
+    def release(self) -> None:
+        """Float32 weights, all modules on the device and nothing compiled, as before."""
+        self._compile(False)
+        for parameter in self.rounded:
+            parameter.grad = None
+            parameter.data = parameter.data.float()
+        self.rounded = []
+        self._bring_encoders_back()
+
+    def _compile(self, on: bool) -> None:
+        if self.regions is not None:
+            self.regions.switch(on)
+
+    def _bring_encoders_back(self) -> None:
+        if self._moves_encoders:
+            for module in self.encoders:
+                module.to(self.backbone.device)
+
+
+def in_host_memory(weights: Iterable[Tensor], least_bytes: int = LEAST_MOVED_BYTES) -> AbstractContextManager[object]:
+    """What the forward pass inside keeps for the backward pass lies in host memory, all but `weights` and the small.
+
+    Copies go by pinned memory in the order of the device's other work, so the host waits for none.
+    """
+    kept = {weight.untyped_storage().data_ptr() for weight in weights}
+
+    def pack(tensor: Tensor) -> Tensor | tuple[torch.device, Tensor]:
+        if tensor.nbytes < least_bytes or tensor.untyped_storage().data_ptr() in kept:
+            return tensor
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        return tensor.device, host.copy_(tensor, non_blocking=True)
+
+    def unpack(packed: Tensor | tuple[torch.device, Tensor]) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        device, host = packed
+        return host.to(device, non_blocking=True)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
