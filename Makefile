@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 CLASS ?= dog
+MODEL ?= toybox-sd
 PHOTOS ?=
 DEMO_FLAGS ?=
 BENCH_FLAGS ?=
@@ -10,7 +11,7 @@ BENCH_FLAGS ?=
 .PHONY: demo test lint types unit bench sheet clean
 
 demo: .venv/installed
-	$(BIN)/dreambooth demo --out "$(RUN)" --class-noun "$(CLASS)" $(if $(PHOTOS),--photos "$(PHOTOS)") $(DEMO_FLAGS)
+	$(BIN)/dreambooth demo --out "$(RUN)" --class-noun "$(CLASS)" --model "$(MODEL)" $(if $(PHOTOS),--photos "$(PHOTOS)") $(DEMO_FLAGS)
 
 test: lint types unit
 

@@ -22,6 +22,7 @@ LAYERS = [
     {"prior", "checkpoint"},
     {"examples"},
     {"plan", "train_state", "reports"},
+    {"stages"},
     {"trainer", "fitting"},
     {"drawing"},
     {"kept"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +20,14 @@ ADAPTERS = ("lora", "dora", "pivotal")
 NEW_WORD = ("textual-inversion", "pivotal")  # methods whose identifier is a word in angle brackets
 TierName = Literal["fast", "balanced", "lean"]
 
+# Noise augmentation in training a super-resolver: the paper lowers it to 1e-5; models are made with the whole schedule.
+AUGMENTATIONS = {"low": (0.0, 1e-5), "original": (0.0, 1.0)}
+
 # The first field of each section, for `--help`.
 SECTIONS = {
     "photos": "The subject",
     "model": "The model",
+    "super_resolver": "The cascade",
     "method": "The method",
     "identifier": "The identifier",
     "with_prior_preservation": "Prior preservation",
@@ -64,6 +69,29 @@ class TrainConfig(BaseModel):
     resolution: int | None = Field(None, ge=16, description="Pixels a side; the model's own by default.")
     device: str = Field("auto", description="auto, cuda, mps or cpu.")
     mixed_precision: MixedPrecision = Field("auto", description="auto: bf16 where the device is faster in it.")
+
+    # The cascade
+    super_resolver: str | None = Field(
+        None, description="Super-resolver behind the base: folder or hub id; the one in the model's folder by default."
+    )
+    upscaler: str | None = Field(
+        None, description="What enlarges finished pictures further: folder or hub id of an upscaler pipeline."
+    )
+    stages: Literal["base,sr", "base", "sr"] | None = Field(
+        None, description="Which models of a cascade are trained; all of them by default."
+    )
+    sr_max_train_steps: int | None = Field(None, ge=1, description="Optimizer steps of the super-resolver.")
+    sr_learning_rate: float | None = Field(None, gt=0, description="Rate of the super-resolver.")
+    sr_train_batch_size: int | None = Field(None, ge=1, description="Photos in a micro-batch of the super-resolver.")
+    sr_num_class_images: int | None = Field(None, ge=1, description="How many prior samples of the super-resolver.")
+    sr_augmentation: str = Field(
+        "low", description="Noise on the super-resolver's small pictures in training: low, original or a range 0.1-0.3."
+    )
+    sr_noise_level: float | None = Field(
+        None, ge=0, le=1, description="Noise on its small pictures in drawing, as a share of its schedule."
+    )
+    sr_num_inference_steps: int | None = Field(None, ge=1, le=1000, description="Sampling steps of the super-resolver.")
+    sr_guidance_scale: float | None = Field(None, ge=0, description="Guidance of the super-resolver; 1 is none.")
 
     # The method
     method: MethodName = Field(
@@ -214,6 +242,11 @@ class TrainConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _augmentation(self) -> TrainConfig:
+        augmentation_range(self.sr_augmentation)
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         fields = type(self).model_fields
         masking = [
@@ -229,6 +262,26 @@ class TrainConfig(BaseModel):
         if len({"{subject}" in prompt or "{identifier}" in prompt for prompt in self.track_prompts}) < 2:
             raise ValueError("track_prompts must hold a prompt with {subject} and one without, such as a {class}")
         return self
+
+
+def augmentation_range(text: str) -> tuple[float, float]:
+    """Lowest and highest level of noise augmentation, as shares 0..1 of the super-resolver's noising schedule.
+
+    Raises ValueError for what is no range.
+
+    >>> augmentation_range("low"), augmentation_range("original"), augmentation_range("0.1-0.3")
+    ((0.0, 1e-05), (0.0, 1.0), (0.1, 0.3))
+    """
+    if text in AUGMENTATIONS:
+        return AUGMENTATIONS[text]
+    found = re.fullmatch(r"([\d.]+)\s*-\s*([\d.]+)", text)
+    try:
+        low, high = (float(part) for part in found.groups()) if found else (1.0, 0.0)
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"sr_augmentation is low, original or a range such as 0.1-0.3 within 0 and 1, not {text!r}")
+    return low, high
 
 
 def read_config(path: str | Path | None, flags: dict[str, Any]) -> TrainConfig:

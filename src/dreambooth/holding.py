@@ -38,7 +38,12 @@ class Holding:
         everything = sum(p.numel() for module in backbone.modules.values() for p in module.parameters())
         self.tier = tier.for_share(sum(parameter.numel() for parameter in trained) / max(1, everything))
         self.backbone, self.trained = backbone, trained
-        self.encoders = [module for name, module in backbone.modules.items() if is_encoder(name, trains_text)]
+        # Not those that are freed: a reference from here would keep them.
+        self.encoders = [
+            module
+            for name, module in backbone.modules.items()
+            if is_encoder(name, trains_text) and name not in backbone.spec.released
+        ]
         self.regions = Regions(backbone.modules["denoiser"], backend) if backend else None
         self.rounded: list[nn.Parameter] = []
         if self.tier.checkpointing:

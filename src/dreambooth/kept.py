@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from dreambooth import backbones, prompts
+from dreambooth import backbones, prompts, stages
 from dreambooth.backbones.protocol import Backbone
+from dreambooth.backbones.source import CascadeParts
 from dreambooth.checkpoint import RunFolder
 from dreambooth.errors import ModelError, RunError
 from dreambooth.methods import make_method
@@ -25,6 +26,7 @@ def keep(backbone: Backbone, method: Method, folder: RunFolder) -> None:
     temporary = folder.path / ".model"
     shutil.rmtree(temporary, ignore_errors=True)
     backbone.save_pipeline(temporary)
+    stages.finish(temporary, folder.config(), folder.read_json("subject.json"), backbone)
     folder.publish_model(temporary)
 
 
@@ -36,7 +38,9 @@ def load(folder: RunFolder, device: torch.device) -> Backbone:
     config, on_base = folder.config(), folder.adapter.is_file()
     lender = Path(config.model_config_folder) if config.model_config_folder else None
     try:
-        backbone = backbones.load(config.model, lender) if on_base else backbones.load(str(folder.model))
+        name, lender = (config.model, lender) if on_base else (str(folder.model), None)
+        parts = stages.parts_of(config) if on_base else CascadeParts(upscaler=config.upscaler)
+        backbone = backbones.load(name, lender, parts)
     except ModelError as error:
         needs = f"{folder.path} keeps an adapter, which needs its base model. " if on_base else ""
         raise ModelError(f"{needs}{error}") from error

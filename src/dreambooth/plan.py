@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -97,17 +98,28 @@ class Plan:
         return table
 
 
-def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: int, processes: int = 1) -> Plan:
-    """What the resolved `config` will train and need; leaves the backbone as it was."""
+def make_plan(
+    config: TrainConfig,
+    backbone: Backbone,
+    method: Method,
+    photos: int,
+    processes: int = 1,
+    device: torch.device | None = None,
+) -> Plan:
+    """What the resolved `config` will train and need; leaves the backbone as it was.
+
+    `device` is where it will train, for a backbone without weights, which is on none.
+    """
+    here = device or backbone.device
     groups = method.prepare(backbone)
     trained = {name: sum(p.numel() for p in group) for name, group in groups.items()}
     total = sum(p.numel() for module in backbone.modules.values() for p in module.parameters())
     result = sum(trained.values()) if isinstance(method, Adapter) else total
     method.detach()
     estimate = estimate_memory(config, backbone, method)
-    in_bf16_here, on_gpu = in_bf16(config.mixed_precision, backbone.device), backbone.device.type == "cuda"
+    in_bf16_here, on_gpu = in_bf16(config.mixed_precision, here), here.type == "cuda"
     tiers: dict[TierName, int] = {name: estimate.total(tier, in_bf16_here, on_gpu) for name, tier in TIERS.items()}
-    room = available_bytes(backbone.device) + estimate.weights()
+    room = available_bytes(here) + (0 if backbone.device.type == "meta" else estimate.weights())
     expected: TierName = next((name for name in tiers if tiers[name] <= room), LEAN.name)
     moments = 0.5 if config.use_8bit_adam else 2
     copies = 1 + moments + (1 if config.use_ema else 0)
@@ -135,10 +147,16 @@ def estimate_memory(config: TrainConfig, backbone: Backbone, method: Method) -> 
     """What training the resolved `config` takes; leaves the backbone as it was."""
     trained = [parameter for group in method.prepare(backbone).values() for parameter in group]
     rows = (config.train_batch_size or 1) * (2 if config.with_prior_preservation else 1)
-    with autocast(config.mixed_precision, backbone.device):
+    # Without weights, float32 is counted, which is the more.
+    bf16 = nullcontext() if backbone.device.type == "meta" else autocast(config.mixed_precision, backbone.device)
+    with bf16:
         activations = activation_bytes(backbone, rows, method.trains_text)
     method.detach()
-    sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in backbone.modules.items()}
+    sizes = {
+        name: sum(p.numel() for p in module.parameters())
+        for name, module in backbone.modules.items()
+        if name not in backbone.spec.released  # gone before training
+    }
     unused = sum(size for name, size in sizes.items() if is_encoder(name, method.trains_text))
     count = sum(parameter.numel() for parameter in trained)
     recomputed = int(activations * RECOMPUTED_SHARE)
@@ -173,13 +191,18 @@ def activation_bytes(backbone: Backbone, rows: int, trains_text: bool) -> int:
         return tensor
 
     with torch.no_grad():
-        conditioning = backbone.encode_prompts(["a"]).take([0] * rows)
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        encoded = backbone.encode_prompts(["a"]).take([0] * rows)
+        clean = torch.zeros(rows, *backbone.spec.native_size, device=backbone.device)
+        conditioning = backbone.conditioned_on(encoded, clean, [torch.Generator()] * rows)
+    counted = backbone.device.type == "meta"  # a model without weights needs no fake tensors beside them
+    with nullcontext() if counted else FakeTensorMode(allow_non_fake_inputs=True) as fake:
         noisy = torch.empty(rows, *backbone.spec.native_size, device=backbone.device)
         time = torch.zeros(rows, dtype=torch.long, device=backbone.device)
         faked = type(conditioning)(
             {
-                name: fake.from_tensor(value).requires_grad_(trains_text and value.is_floating_point())
+                name: (fake.from_tensor(value) if fake else value).requires_grad_(
+                    trains_text and value.is_floating_point()
+                )
                 for name, value in conditioning.tensors.items()
             }
         )

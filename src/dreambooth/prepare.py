@@ -12,14 +12,14 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from dreambooth import backbones, identifier, prompts
+from dreambooth import backbones, identifier, prompts, stages
 from dreambooth.backbones.protocol import Backbone, Sampling
 from dreambooth.backbones.source import Source
 from dreambooth.config import NEW_WORD, TrainConfig
 from dreambooth.errors import ConfigError
 from dreambooth.masks import coverage, with_masks
 from dreambooth.methods import make_method, new_word
-from dreambooth.plan import Plan, make_plan, resolve_defaults
+from dreambooth.plan import make_plan
 from dreambooth.prior import fingerprint
 from dreambooth.run import choose_device
 from dreambooth.segmentation import Segmenter
@@ -37,24 +37,33 @@ class Prepared:
     config: TrainConfig
     subject: Subject
     backbone: Backbone
-    plan: Plan
+    plan: stages.Plans
     load_seconds: float
 
 
-def prepare(config: TrainConfig, display: Display) -> Prepared:
+def prepare(config: TrainConfig, display: Display, dry: bool = False) -> Prepared:
     """Reads the photos, then loads the model, and checks all that can be checked; writes nothing.
+
+    With `dry` nothing will be trained, and where counting can do without weights, they are not loaded.
 
     Raises the DreamBoothError of whatever cannot work, the cheapest checks first.
     """
+    stages.trained(config, _source(config))
     subject = _inspect(config, display)
     start = perf_counter()
-    backbone = load_model(config)
-    resolved = resolve_defaults(config, backbone.spec)
+    backbone = _outline(config) if dry else load_model(config)
+    stages.check(config, backbone)
+    resolved = stages.resolve(config, backbone)
     if resolved.track:
         encoders_of(resolved, "cpu")
-    method = make_method(resolved, subject.class_noun)
-    plan = make_plan(resolved, backbone, method, len(subject.photos), PartialState().num_processes)
-    return Prepared(resolved, subject, backbone, plan, perf_counter() - start)
+    device = choose_device(config.device)
+    plans = [
+        make_plan(own, backbone.stage(name), method, len(subject.photos), PartialState().num_processes, device)
+        for name in stages.names_of(resolved)
+        for own in [stages.stage_config(resolved, name)]
+        for method in [make_method(own, subject.class_noun)]
+    ]
+    return Prepared(resolved, subject, backbone, stages.Plans(plans), perf_counter() - start)
 
 
 def name_subject(prepared: Prepared, display: Display) -> dict[str, Any]:
@@ -74,7 +83,7 @@ def name_subject(prepared: Prepared, display: Display) -> dict[str, Any]:
             "instance_prompts": captions,
             "class_prompt": prompts.fill(config.class_prompt, chosen.text, noun),
             "model": config.model,
-            "fingerprint": fingerprint(backbone),
+            "fingerprint": fingerprint(backbone.stage("base")),
             "warnings": [*subject.warnings, *chosen.warnings],
         }
         others = f" or in {len(captions) - 1} other ways" if len(captions) > 1 else ""
@@ -110,7 +119,7 @@ def probe(
     seeds, sampling = range(4), Sampling(num_inference_steps=15, guidance_scale=3.0, sampler="dpm++")
 
     def latents(text: str) -> torch.Tensor:
-        drawn = backbone.sample_latents([text] * len(seeds), seeds, sampling)
+        drawn = backbone.stage("base").sample_latents([text] * len(seeds), seeds, sampling)
         advance(1)
         return drawn
 
@@ -154,13 +163,20 @@ def _masked(config: TrainConfig, subject: Subject, display: Display) -> Subject:
 
 def _source(config: TrainConfig) -> Source:
     lender = config.model_config_folder
-    return backbones.resolve(config.model, Path(lender) if lender else None)
+    return backbones.resolve(config.model, Path(lender) if lender else None, stages.parts_of(config))
+
+
+def _outline(config: TrainConfig) -> Backbone:
+    backbone = backbones.load_for_counting(_source(config))
+    if config.resolution:
+        backbone.set_resolution(config.resolution)
+    return backbone
 
 
 def load_model(config: TrainConfig) -> Backbone:
     """The frozen model of the config, at its resolution, on its device."""
     source = _source(config)
-    backbone = backbones.load(source.name, source.config)
+    backbone = backbones.load(source.name, source.config, source.parts)
     if config.resolution:
         backbone.set_resolution(config.resolution)
     backbone.to(choose_device(config.device))

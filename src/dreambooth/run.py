@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import torch
 from accelerate import PartialState
 
 from dreambooth import drawing, kept, prompts
-from dreambooth.backbones.protocol import Backbone, Sampling
+from dreambooth.backbones.protocol import Backbone, Enlarging, Sampling
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import TrainConfig
 from dreambooth.errors import ConfigError, RunError
@@ -52,7 +53,8 @@ class Run:
 
     @property
     def sampling(self) -> Sampling:
-        return sampling_of(self.folder.config())
+        own = sampling_of(self.folder.config())
+        return replace(own, enlarging=replace(own.enlarging, upscale=True))
 
     def generate(
         self, prompt: str | Sequence[str], count: int = 4, seed: int = 0, sampling: Sampling | None = None
@@ -91,5 +93,6 @@ def sampling_of(config: TrainConfig) -> Sampling:
         num_inference_steps=config.num_inference_steps or Sampling.num_inference_steps,
         guidance_scale=Sampling.guidance_scale if config.guidance_scale is None else config.guidance_scale,
         sampler=config.sampler,
+        enlarging=Enlarging(config.sr_num_inference_steps, config.sr_guidance_scale, config.sr_noise_level),
         mixed_precision=config.mixed_precision,
     )

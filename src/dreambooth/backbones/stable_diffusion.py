@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dreambooth.backbones.protocol import Conditioning, LoraTargets, Recipe, Sampler, Sampling, Spec
+from dreambooth.backbones.protocol import Conditioning, LoraTargets, Recipe, Sampler, Sampling, Spec, Stage
 from dreambooth.backbones.source import Source
 from dreambooth.errors import ModelError
 from dreambooth.precision import autocast
@@ -75,6 +75,9 @@ class StableDiffusion:
         pixels = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
         return self.pipeline.image_processor.postprocess(pixels, output_type="pil")
 
+    def stage(self, name: Stage) -> StableDiffusion:
+        return self
+
     def count_tokens(self, prompt: str) -> int:
         return len(self.tokenizer(self.pipeline.maybe_convert_prompt(prompt, self.tokenizer)).input_ids)
 
@@ -91,6 +94,14 @@ class StableDiffusion:
         uses_mask = getattr(encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(encoder.device) if uses_mask else None
         return Conditioning({"hidden": encoder(tokens.input_ids.to(encoder.device), attention_mask=mask)[0]})
+
+    def release_text_encoder(self) -> None:
+        """Keeps it: it is small, and may be trained."""
+
+    def conditioned_on(
+        self, conditioning: Conditioning, clean: Tensor, draws: Sequence[torch.Generator]
+    ) -> Conditioning:
+        return conditioning
 
     def denoise(self, noisy: Tensor, model_time: Tensor, conditioning: Conditioning) -> Tensor:
         hidden = conditioning.tensors["hidden"]

@@ -82,7 +82,7 @@ class Cell:
 
     def forget_models(self) -> None:
         """Deletes the weights, which the scores no longer need."""
-        for name in ("model", "checkpoints", "best"):
+        for name in ("model", "checkpoints", "best", "sr/checkpoints", "sr/best"):
             shutil.rmtree(self.run / name, ignore_errors=True)
         (self.run / ADAPTER).unlink(missing_ok=True)
 

@@ -210,3 +210,44 @@ def assess(
         display.say(found.as_table())
     for path in found.write_cards(*folders) if folders else ():
         display.say(f"The numbers are in {path}")
+
+
+@app.command("ablation-sr")
+def ablation_sr(
+    out: Annotated[Path, typer.Option(help="Folder of runs and results; goes on with what is there.")] = Path(
+        "runs/ablation-sr"
+    ),
+    model: Annotated[str, typer.Option(help="A cascade: embedded name or folder.")] = "toybox-if",
+    class_noun: Annotated[str, typer.Option(help="Class of the subjects.")] = "dog",
+    individual: Annotated[int, typer.Option(min=0, help="Which individual of the class is the first.")] = 17,
+    subjects: Annotated[int, typer.Option(min=1, help="How many individuals.")] = 1,
+    pictures: Annotated[int, typer.Option(min=1, help="True pictures of each that are enlarged.")] = 8,
+    sr_max_train_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of each way.")] = None,
+    sr_num_class_images: Annotated[int | None, typer.Option(min=1, help="Prior samples of the super-resolver.")] = None,
+    num_inference_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps of each picture.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
+    dino: Annotated[str | None, typer.Option(help="Who tells individuals apart: a name or folder.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings and the result.")] = False,
+) -> None:
+    """Compare super-resolvers with the truth: not fine-tuned, fine-tuned at the original noise, at the lowered one."""
+    from dreambooth.backbones import hush
+    from dreambooth.errors import ConfigError
+    from dreambooth.toybox import subjects as world_subjects
+
+    hush()
+    from dreambooth.toybox import sr_ablation
+    from dreambooth.ui import Display
+
+    if class_noun not in world_subjects.CLASSES:
+        raise ConfigError(f"Toybox has no {class_noun!r}; it has {', '.join(sorted(world_subjects.CLASSES))}.")
+    given = {
+        "sr_max_train_steps": sr_max_train_steps,
+        "sr_num_class_images": sr_num_class_images,
+    }
+    plan = sr_ablation.Plan(
+        out, model, class_noun, individual, subjects, pictures=pictures, seed=seed,
+        num_inference_steps=num_inference_steps, dino=dino, device=device,
+        settings={name: value for name, value in given.items() if value is not None},
+    )  # fmt: skip
+    typer.echo(str(sr_ablation.run_ablation(plan, Display(quiet))))
