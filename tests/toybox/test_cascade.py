@@ -9,8 +9,9 @@ from diffusers import IFPipeline, IFSuperResolutionPipeline
 from transformers import T5Tokenizer
 
 from dreambooth import identifier
+from dreambooth.backbones.cascade_files import SUPER_RESOLUTION
 from dreambooth.toybox import captions, cascade, data, pixels, unigram, upscaler
-from dreambooth.toybox.cascade import SUPER_RESOLUTION, CascadeConfig
+from dreambooth.toybox.cascade import CascadeConfig
 from dreambooth.toybox.fit import Budget, Optimisation
 
 TINY = CascadeConfig(

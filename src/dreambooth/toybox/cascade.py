@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from transformers import T5Tokenizer
 
+from dreambooth.backbones.cascade import Notes
+from dreambooth.backbones.cascade_files import SUPER_RESOLUTION, write_notes
 from dreambooth.toybox import captions, cards, data, pixels, unigram, upscaler
 from dreambooth.toybox.fit import Budget, Fitted, Log, Module, Optimisation
 from dreambooth.toybox.pixels import Pixels
@@ -24,8 +26,6 @@ from dreambooth.toybox.upscaler import Upscaler
 BASE_BUDGET, UPSCALER_BUDGET = Budget(steps=6_000), Budget(steps=4_000)
 BASE_RATES = Optimisation(rate=2e-3, batch=48, warmup=150)
 UPSCALER_RATES = Optimisation(rate=2e-3, batch=24, warmup=100, average=0.998)
-SUPER_RESOLUTION = "super_resolution"
-"""Folder of the super-resolver's pipeline within the base's."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ def save(out: Path, base: Pixels, large: Upscaler, words: T5Tokenizer) -> None:
     halves = _half(base), _half(large)
     pixels.pipeline(halves[0], words).save_pretrained(draft)
     upscaler.pipeline(halves[1], None, None).save_pretrained(draft / SUPER_RESOLUTION)
+    write_notes(draft, Notes(noise_level=upscaler.PRESENT))
     config = draft / "text_encoder" / "config.json"
     config.write_text(config.read_text("utf-8").replace('"float16"', '"float32"'), "utf-8")
     shutil.rmtree(out, ignore_errors=True)

@@ -26,8 +26,8 @@ LOG_SNR = (1.0, 2.4)
 CROP = 64
 BLOCKS = (16, 32, 64, 64)
 EMPTY = 0.1
-PRESENT = 100
-"""Noise level that pictures are drawn at unless told otherwise: the base's own faults are about as large."""
+PRESENT = 0.1
+"""The share of the noising schedule at which pictures are drawn unless told otherwise."""
 
 
 class Upscaler(nn.Module):
