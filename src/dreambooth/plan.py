@@ -30,12 +30,14 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
     inversion = config.method == "textual-inversion"
     recipe = spec.lora if config.method in ADAPTERS else spec.textual_inversion if inversion else spec
     learning_rate = config.learning_rate or recipe.learning_rate
+    text = spec.text_encoder_share if config.method == "dreambooth" else None
     filled = {
         "with_prior_preservation": config.with_prior_preservation and config.prior_loss_weight > 0,
         "resolution": config.resolution or spec.resolution,
         "instance_prompt": config.instance_prompt or (None if inversion else INSTANCE_TEMPLATE),
         "learning_rate": learning_rate,
-        "text_encoder_lr": config.text_encoder_lr or learning_rate,
+        "train_text_encoder": text is not None if config.train_text_encoder is None else config.train_text_encoder,
+        "text_encoder_lr": config.text_encoder_lr or learning_rate * (text or 1),
         "embedding_lr": config.embedding_lr
         or (spec.textual_inversion.learning_rate if config.method == "pivotal" else None),
         "max_train_steps": config.max_train_steps or recipe.max_train_steps,
