@@ -112,7 +112,7 @@ def in_host_memory(weights: Iterable[Tensor], least_bytes: int = LEAST_MOVED_BYT
     def pack(tensor: Tensor) -> Tensor | tuple[torch.device, Tensor]:
         if tensor.nbytes < least_bytes or tensor.untyped_storage().data_ptr() in kept:
             return tensor
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        host = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
         return tensor.device, host.copy_(tensor, non_blocking=True)
 
     def unpack(packed: Tensor | tuple[torch.device, Tensor]) -> Tensor:
