@@ -50,7 +50,9 @@ def write_report(run: RunFolder) -> Path:
         hero=choose_hero(list(applications.values())),
         applications=applications,
         drift=contents.drift(),
-        preview_prompts=contents.json("previews/prompts.json", list[str], []),
+        preview_prompts=next(
+            (found for stage in (contents, *later) if (found := stage.json("previews/prompts.json", list[str], []))), []
+        ),
         previews=contents.previews(),
         later_previews=[stage.previews() for stage in later],
         judged_best=best_step(judged),
