@@ -27,7 +27,8 @@ def outline(source: Source) -> PixelBase | SuperResolver:
         check_pair(source, later)
     try:
         text: Any = TextOutline(read_json(source, "text_encoder/config.json"))
-        parts: dict[str, Any] = {"text_encoder": None, "tokenizer": None, "requires_safety_checker": False} | WITHOUT_FILTERS
+        parts: dict[str, Any] = {"text_encoder": None, "tokenizer": None, "requires_safety_checker": False}
+        parts |= WITHOUT_FILTERS
         pipeline: Any = IFPipeline(**parts, unet=_unet(source), scheduler=_scheduler(source, "scheduler"))
         base = PixelBase(pipeline, text, source, notes)
         if later is None:
