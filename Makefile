@@ -3,24 +3,29 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 CLASS ?= dog
+MODEL ?= toybox-sd
 PHOTOS ?=
 DEMO_FLAGS ?=
+BENCH_FLAGS ?=
 
-.PHONY: demo test lint types unit sheet clean
+.PHONY: demo test lint types unit bench sheet clean
 
 demo: .venv/installed
-	$(BIN)/dreambooth demo --out "$(RUN)" --class-noun "$(CLASS)" $(if $(PHOTOS),--photos "$(PHOTOS)") $(DEMO_FLAGS)
+	$(BIN)/dreambooth demo --out "$(RUN)" --class-noun "$(CLASS)" --model "$(MODEL)" $(if $(PHOTOS),--photos "$(PHOTOS)") $(DEMO_FLAGS)
 
 test: lint types unit
 
 lint: .venv/installed-dev
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff check src tests benchmarks
 
 types: .venv/installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+
+bench: .venv/installed-dev
+	$(BIN)/python -m benchmarks $(BENCH_FLAGS)
 
 sheet: .venv/installed
 	$(BIN)/dreambooth toybox sheet --out docs/toybox

@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from benchmarks import sizes
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from benchmarks import sizes
 from dreambooth.memory import TIERS, Estimate
 
 # Text encoders and autoencoder, in numbers: CLIP ViT-L/14's, with OpenCLIP bigG's for SDXL, and 83.7 M.

@@ -10,8 +10,8 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from benchmarks import sizes
 
+from benchmarks import sizes
 from dreambooth.backbones.source import Source
 from dreambooth.backbones.stable_diffusion import StableDiffusion
 from dreambooth.checkpoint import RunFolder

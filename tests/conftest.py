@@ -84,6 +84,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.saved_stable_diffusion(tmp_path_factory.mktemp("tiny-model"))
 
 
+@pytest.fixture(scope="session")
+def tiny_cascade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder with a tiny IF-like base of 16 px and super-resolver to 32 px (ε), untrained."""
+    from tests import tiny
+
+    return tiny.saved_cascade(tmp_path_factory.mktemp("tiny-cascade"))
+
+
 @pytest.fixture(autouse=True)
 def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's own cache."""

@@ -171,12 +171,18 @@ def test_defaults_of_the_models_are_told(tiny_model: Path, monkeypatch: pytest.M
         assert [tomllib.loads(f"value = {cell.strip('`')}")["value"] for cell in cells] == expected, name
 
 
-def test_defaults_of_textual_inversion_are_told(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
-    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").split("## Textual Inversion")[1]
+@pytest.mark.parametrize(
+    ("page", "heading", "field"),
+    [("training.md", "## Textual Inversion", "textual_inversion"), ("adapters.md", "## Settings", "lora")],
+)
+def test_defaults_of_other_methods_are_told(
+    page: str, heading: str, field: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").split(heading)[1]
     told = {name: [float(cell.strip("`")) for cell in cells] for name, *cells in rows(text.split("\n## ")[0])}
     small = load(str(tiny_model)).spec
     monkeypatch.setattr(stable_diffusion, "SMALL_DENOISER", 0)
-    recipes = [spec.textual_inversion for spec in (small, load(str(tiny_model)).spec)]
+    recipes = [getattr(spec, field) for spec in (small, load(str(tiny_model)).spec)]
     assert told == {name: [getattr(recipe, name) for recipe in recipes] for name in vars(recipes[0])}
 
 

@@ -54,7 +54,43 @@ def test_every_choice_round_trips(name: str, request: pytest.FixtureRequest, see
 
 def test_t5_window_is_the_papers():
     assert identifier.rare_window(Fake(32000)) == range(5000, 10001)
-    assert identifier.rare_window(Fake(3200)) == range(500, 1001)
+    assert identifier.rare_window(Fake(10_001)) == range(5000, 10001)
+
+
+def test_a_small_t5_window_is_the_rare_tail():
+    assert identifier.rare_window(Fake(3200)) == range(2400, 3200)
+
+
+def test_the_papers_recipe_on_a_vocabulary_of_t5s_size():
+    """Ids 5000..10000, at most three characters, no spaces; pieces with T5's marker, sentinels at the end."""
+    from transformers import T5Tokenizer
+
+    draw = random.Random(1)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = {"".join(draw.choices(letters, k=draw.choice((2, 3, 3, 4, 5, 6)))) for _ in range(14_000)}
+    words = sorted(words, key=lambda word: (draw.random(), word))
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *letters, "▁a", "▁dog", *(f"▁{word}" for word in words)]
+    pieces += [word.upper() for word in words[:1000]] + ["▁Zqx", "日本"]
+    scores = [(piece, 0.0 if index < 3 else -1.0 - 1e-4 * index) for index, piece in enumerate(dict.fromkeys(pieces))]
+    tokenizer = T5Tokenizer(vocab=scores, extra_ids=100)
+    assert identifier.rare_window(tokenizer) == range(5000, 10001)
+    found = identifier.rare_tokens(tokenizer, "dog")
+    assert len(found) > 500
+    for candidate in found:
+        (token_id,) = candidate.token_ids
+        assert 5000 <= token_id <= 10000 and len(candidate.text) <= 3 and " " not in candidate.text
+        assert tokenizer.convert_ids_to_tokens(token_id) == f"▁{candidate.text}"
+        assert tokenizer(f"a {candidate.text} dog").input_ids[1] == token_id
+
+
+def test_an_embedded_t5s_rare_words_are_found():
+    from tests import tiny
+
+    tokenizer = tiny.t5_tokenizer()
+    texts = {candidate.text for candidate in identifier.rare_tokens(tokenizer, "dog")}
+    assert texts and texts <= set(tiny.RARE)
+    assert identifier.check("zqk", tokenizer, "dog").warnings == ()
+    assert "frequent" in identifier.check("painting", tokenizer, "dog").warnings[0]
 
 
 def test_clip_window_is_the_last_quarter_of_the_merges(clip_tokenizer: Any):

@@ -5,13 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from safetensors.torch import load_file
 
+from dreambooth.checkpoint import RunFolder
 from tests.test_cli import FAST, environment, weights
 
 
-def test_two_processes_equal_one_with_the_whole_batch(tiny_model: Path, photos: Path, tmp_path: Path):
-    flags = ["--class-noun", "dog", "--model", str(tiny_model), *FAST]
+@pytest.mark.parametrize("method", ["dreambooth", "lora"])
+def test_two_processes_equal_one_with_the_whole_batch(method: str, tiny_model: Path, photos: Path, tmp_path: Path):
+    flags = ["--class-noun", "dog", "--model", str(tiny_model), "--method", method, *FAST]
     one = [sys.executable, "-m", "dreambooth", "train", str(photos), *flags]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two = [sys.executable, *launch, "-m", "dreambooth", "train", str(photos), *flags]
@@ -27,7 +31,8 @@ def test_two_processes_equal_one_with_the_whole_batch(tiny_model: Path, photos: 
     ]
     for whole, shared in zip(*logs, strict=True):
         assert abs(whole["loss"] - shared["loss"]) < 1e-3 * whole["loss"]
-    alone, together = weights(tmp_path / "one"), weights(tmp_path / "two")
+    learned = weights if method == "dreambooth" else lambda run: load_file(RunFolder(run).adapter)
+    alone, together = learned(tmp_path / "one"), learned(tmp_path / "two")
     for key, value in alone.items():
         torch.testing.assert_close(together[key], value, rtol=1e-2, atol=1e-4, msg=key)
     assert (tmp_path / "two" / "report.html").is_file()

@@ -114,6 +114,113 @@ def saved_stable_diffusion(folder: Path, prediction_type: str = "epsilon") -> Pa
     return folder / "model"
 
 
+def t5_tokenizer(max_length: int = 77) -> Any:
+    """A SentencePiece-like unigram tokenizer of T5's kind: common words first, letters, and rare words in its tail."""
+    from transformers import T5Tokenizer
+
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *(f"▁{word}" for word in WORDS), *ALPHABET, ",", "'", "."]
+    pieces += [f"▁{word}" for word in RARE]
+    scores = [(piece, 0.0 if index < 3 else -2.0 - 0.05 * index) for index, piece in enumerate(pieces)]
+    return T5Tokenizer(vocab=scores, extra_ids=0, model_max_length=max_length)
+
+
+def cascade(
+    prediction_type: str = "epsilon", seed: int = 0, sides: tuple[int, int] = (16, 32), **super_resolver: Any
+) -> tuple[Any, Any]:
+    """An `IFPipeline` and an `IFSuperResolutionPipeline` of 16 and 32 px in DeepFloyd's architecture, untrained.
+
+    `super_resolver` changes the configuration of the second U-Net.
+    """
+    from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DConditionModel
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(seed)
+    tokenizer = t5_tokenizer()
+    encoder = T5EncoderModel(
+        T5Config(vocab_size=len(tokenizer), d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    )
+    shared = {
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "act_fn": "gelu",
+        "attention_head_dim": 8,
+        "encoder_hid_dim": 24,
+        "cross_attention_dim": 32,
+        "addition_embed_type": "text",
+        "addition_embed_type_num_heads": 2,
+        "cross_attention_norm": "group_norm",
+        "resnet_time_scale_shift": "scale_shift",
+        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+        "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        "out_channels": 6,
+    }
+    base = UNet2DConditionModel(**shared | {"sample_size": sides[0], "in_channels": 3})
+    larger = UNet2DConditionModel(
+        **shared | {"sample_size": sides[1], "in_channels": 6, "class_embed_type": "timestep"} | super_resolver
+    )
+    thresholding = {"thresholding": True, "dynamic_thresholding_ratio": 0.95, "sample_max_value": 1.5}
+    schedule = thresholding | {
+        "beta_schedule": "squaredcos_cap_v2",
+        "variance_type": "learned_range",
+        "prediction_type": prediction_type,
+    }
+    none = {"safety_checker": None, "feature_extractor": None, "watermarker": None, "requires_safety_checker": False}
+    first = IFPipeline(tokenizer, encoder, base, DDPMScheduler(**schedule), **none)
+    noising = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    second = IFSuperResolutionPipeline(None, None, larger, DDPMScheduler(**schedule), noising, **none)
+    for pipeline in (first, second):
+        pipeline.set_progress_bar_config(disable=True)
+    return first, second
+
+
+def saved_cascade(folder: Path, prediction_type: str = "epsilon", **changes: Any) -> Path:
+    """The same, as one folder: the base with its super-resolver in `super_resolution`."""
+    first, second = cascade(prediction_type, **changes)
+    first.save_pretrained(folder / "model")
+    second.save_pretrained(folder / "model" / "super_resolution")
+    return folder / "model"
+
+
+def outlined_deepfloyd(folder: Path) -> Path:
+    """Configuration files, without weights, of a cascade in the sizes of DeepFloyd's IF-I-XL, IF-II-L and T5-XXL."""
+    first, second = cascade()
+    blocks = {
+        "down_block_types": ["ResnetDownsampleBlock2D", *["SimpleCrossAttnDownBlock2D"] * 3],
+        "up_block_types": [*["SimpleCrossAttnUpBlock2D"] * 3, "ResnetUpsampleBlock2D"],
+    }
+    large = {"encoder_hid_dim": 4096, "addition_embed_type_num_heads": 64, "attention_head_dim": 64}
+    large |= blocks | {"norm_num_groups": 32, "layers_per_block": 3}
+    base = large | {"block_out_channels": [704, 1408, 2112, 2816], "cross_attention_dim": 2816, "sample_size": 64}
+    larger = large | {
+        "block_out_channels": [320, 640, 960, 1280, 1280],
+        "cross_attention_dim": 1280,
+        "down_block_types": ["ResnetDownsampleBlock2D"] * 3 + ["SimpleCrossAttnDownBlock2D"] * 2,
+        "up_block_types": ["SimpleCrossAttnUpBlock2D"] * 2 + ["ResnetUpsampleBlock2D"] * 3,
+        "layers_per_block": [2, 4, 6, 6, 6],
+        "sample_size": 256,
+    }
+    t5 = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 32128}
+    t5 |= {"feed_forward_proj": "gated-gelu"}
+    files = {
+        "model_index.json": {"_class_name": "IFPipeline"},
+        "unet/config.json": dict(first.unet.config) | base,
+        "scheduler/scheduler_config.json": dict(first.scheduler.config) | {"_class_name": "DDPMScheduler"},
+        "text_encoder/config.json": t5,
+        "super_resolution/model_index.json": {"_class_name": "IFSuperResolutionPipeline"},
+        "super_resolution/unet/config.json": dict(second.unet.config) | larger,
+    }
+    for name in ("scheduler", "image_noising_scheduler"):
+        schedule = dict(getattr(second, name).config) | {"_class_name": "DDPMScheduler"}
+        files[f"super_resolution/{name}/scheduler_config.json"] = schedule
+    for name, content in files.items():
+        path = folder / "deepfloyd" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, default=str))
+    return folder / "deepfloyd"
+
+
 def saved_clip(folder: Path, seed: int = 0) -> Path:
     """A folder with an untrained `CLIPModel` of 32 px, its tokenizer and its image processor's settings."""
     from transformers import CLIPConfig, CLIPModel

@@ -6,6 +6,8 @@ photos/         the squares the model sees       model/                     the 
 prior.png       the class as it was              samples/                   the pictures of the applications
 log.jsonl       one line a step                  report.html                all of it on one page
 times.json      seconds of each phase            track.jsonl, best/         judgements as training goes, best weights
+
+A run of an adapter has pytorch_lora_weights.safetensors in place of model/.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOG, TRACK = "log.jsonl", "track.jsonl"
+ADAPTER = "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,18 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def adapter(self) -> Path:
+        """What a run of an adapter has in place of a model; it goes on the untouched base."""
+        return self.path / ADAPTER
+
+    @property
+    def result(self) -> Path:
+        """What was learned: the adapter's file, or the folder of the whole model."""
+        return self.adapter if self.adapter.is_file() else self.model
+
+    @property
     def finished(self) -> bool:
-        return (self.model / "model_index.json").is_file()
+        return self.adapter.is_file() or (self.model / "model_index.json").is_file()
 
     def read_json(self, name: str) -> Any:
         """Raises RunError when the file is missing or broken."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -14,13 +15,19 @@ from dreambooth.errors import ConfigError
 from dreambooth.precision import MixedPrecision
 
 SamplerName = Literal["ddim", "dpm++", "unipc", "euler", "ancestral", "ddpm"]
-MethodName = Literal["dreambooth", "textual-inversion"]
+MethodName = Literal["dreambooth", "textual-inversion", "lora", "dora", "pivotal"]
+ADAPTERS = ("lora", "dora", "pivotal")
+NEW_WORD = ("textual-inversion", "pivotal")  # methods whose identifier is a word in angle brackets
 TierName = Literal["fast", "balanced", "lean"]
+
+# Noise augmentation in training a super-resolver: the paper lowers it to 1e-5; models are made with the whole schedule.
+AUGMENTATIONS = {"low": (0.0, 1e-5), "original": (0.0, 1.0)}
 
 # The first field of each section, for `--help`.
 SECTIONS = {
     "photos": "The subject",
     "model": "The model",
+    "super_resolver": "The cascade",
     "method": "The method",
     "identifier": "The identifier",
     "with_prior_preservation": "Prior preservation",
@@ -34,7 +41,7 @@ SECTIONS = {
 class TrainConfig(BaseModel):
     """Everything a run depends on. A field left at None takes the default of the model's family."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, defer_build=True)
 
     # The subject
     photos: list[str] = Field(default_factory=list, description="Folders or files with photos of the subject.")
@@ -44,6 +51,14 @@ class TrainConfig(BaseModel):
     flip: bool = Field(False, description="Also train on mirrored photos (wrong for text and logos).")
     views: int = Field(
         1, ge=1, le=64, description="Randomly cropped views encoded of each photo; 1 is the photo itself."
+    )
+    masked_loss: bool = Field(False, description="Count the photos' background less, by masks of the subject.")
+    mask_weight: float = Field(0.1, ge=0, le=1, description="How much the background counts where there are masks.")
+    masks: str | None = Field(
+        None, description="Folder of masks named as the photos; else NAME.mask.png beside them, or transparency."
+    )
+    segmenter: str | None = Field(
+        None, description="Segmentation model for photos without a mask: a folder, or a hub id that was fetched before."
     )
 
     # The model
@@ -55,18 +70,49 @@ class TrainConfig(BaseModel):
     device: str = Field("auto", description="auto, cuda, mps or cpu.")
     mixed_precision: MixedPrecision = Field("auto", description="auto: bf16 where the device is faster in it.")
 
+    # The cascade
+    super_resolver: str | None = Field(
+        None, description="Super-resolver behind the base: folder or hub id; the one in the model's folder by default."
+    )
+    upscaler: str | None = Field(
+        None, description="What enlarges finished pictures further: folder or hub id of an upscaler pipeline."
+    )
+    stages: Literal["base,sr", "base", "sr"] | None = Field(
+        None, description="Which models of a cascade are trained; all of them by default."
+    )
+    sr_max_train_steps: int | None = Field(None, ge=1, description="Optimizer steps of the super-resolver.")
+    sr_learning_rate: float | None = Field(None, gt=0, description="Rate of the super-resolver.")
+    sr_train_batch_size: int | None = Field(None, ge=1, description="Photos in a micro-batch of the super-resolver.")
+    sr_num_class_images: int | None = Field(None, ge=1, description="How many prior samples of the super-resolver.")
+    sr_augmentation: str = Field(
+        "low", description="Noise on the super-resolver's small pictures in training: low, original or a range 0.1-0.3."
+    )
+    sr_noise_level: float | None = Field(
+        None, ge=0, le=1, description="Noise on its small pictures in drawing, as a share of its schedule."
+    )
+    sr_num_inference_steps: int | None = Field(None, ge=1, le=1000, description="Sampling steps of the super-resolver.")
+    sr_guidance_scale: float | None = Field(None, ge=0, description="Guidance of the super-resolver; 1 is none.")
+
     # The method
     method: MethodName = Field(
-        "dreambooth", description="dreambooth trains the model; textual-inversion a new word's embedding and no more."
+        "dreambooth",
+        description="dreambooth trains the model; textual-inversion a new word's embedding and no more; lora and dora "
+        "small adapters; pivotal a new word and adapters.",
     )
-    num_vectors: int = Field(1, ge=1, le=32, description="How many tokens the word of textual-inversion stands for.")
+    num_vectors: int = Field(1, ge=1, le=32, description="How many tokens the new word stands for.")
     initializer_word: str | None = Field(
-        None, description="What the word of textual-inversion means at first; the class noun by default."
+        None, description="What the new word means at first; the class noun by default."
+    )
+    lora_rank: int = Field(16, ge=1, le=1024, description="Rank of the adapters.")
+    lora_alpha: float | None = Field(None, gt=0, description="They count alpha / rank times; as the rank by default.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Share of what adapters read that is dropped in training.")
+    lora_layers: Literal["attention", "linear", "all"] = Field(
+        "attention", description="Layers with adapters: attention, also the other linear ones, or convolutions too."
     )
 
     # The identifier
     identifier: str | None = Field(
-        None, description="The rare word, or the new one such as <my-dog> of textual-inversion; chosen by default."
+        None, description="The rare word, or the new one such as <my-dog>; chosen by default."
     )
     probe_identifier: bool = Field(
         False, description="Let the frozen model draw candidates; the weakest reaction wins."
@@ -88,10 +134,11 @@ class TrainConfig(BaseModel):
     # Training
     max_train_steps: int | None = Field(None, ge=1, description="Optimizer steps.")
     learning_rate: float | None = Field(None, gt=0, description="Rate of the denoiser.")
-    train_text_encoder: bool = Field(False, description="Also fine-tune the text encoder.")
+    train_text_encoder: bool | None = Field(None, description="Fine-tune the text encoder too; by model.")
     text_encoder_lr: float | None = Field(
         None, gt=0, description="Rate of the text encoder; the denoiser's by default."
     )
+    embedding_lr: float | None = Field(None, gt=0, description="Rate of the new word in pivotal tuning.")
     train_batch_size: int | None = Field(None, ge=1, description="Photos in a micro-batch; as many prior samples join.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches in a step.")
     lr_scheduler: Literal["constant", "linear", "cosine"] = Field("constant", description="Course of the rate.")
@@ -163,6 +210,13 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_method(self) -> TrainConfig:
+        fields = type(self).model_fields
+        if self.method not in ADAPTERS and (
+            given := [n for n in fields if n.startswith("lora_") and getattr(self, n) != fields[n].default]
+        ):
+            raise ValueError(f"{' and '.join(given)} belong to the methods {', '.join(ADAPTERS)}; choose one of those")
+        if self.method != "pivotal" and self.embedding_lr is not None:
+            raise ValueError("embedding_lr belongs to pivotal; other methods have learning_rate alone")
         if self.method == "textual-inversion":
             clashing = ("with_prior_preservation", "train_text_encoder", "probe_identifier")
             if wrong := [name for name in clashing if getattr(self, name)]:
@@ -171,14 +225,35 @@ class TrainConfig(BaseModel):
                     "model, and with it the class, as it is; leave it out"
                 )
             return self
+        if self.method in NEW_WORD:
+            if self.probe_identifier:
+                raise ValueError(
+                    "probe_identifier cannot go with pivotal, whose word is new to the model; leave it out"
+                )
+            return self
         if self.num_vectors != 1 or self.initializer_word is not None:
-            raise ValueError("num_vectors and initializer_word belong to textual-inversion; choose that method")
+            raise ValueError(
+                "num_vectors and initializer_word belong to textual-inversion and pivotal; choose one of those"
+            )
         if self.identifier is not None and self.identifier.startswith("<"):
-            raise ValueError("words in angle brackets belong to textual-inversion; give the identifier without them")
+            raise ValueError(
+                "words in angle brackets belong to textual-inversion and pivotal; give the identifier without them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _augmentation(self) -> TrainConfig:
+        augmentation_range(self.sr_augmentation)
         return self
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
+        fields = type(self).model_fields
+        masking = [
+            name for name in ("mask_weight", "masks", "segmenter") if getattr(self, name) != fields[name].default
+        ]
+        if masking and not self.masked_loss:
+            raise ValueError(f"{' and '.join(masking)} belong to masked_loss; turn it on")
         named = ("{subject}", "{identifier}")
         if self.instance_prompt is not None and not any(name in self.instance_prompt for name in named):
             raise ValueError("instance_prompt must contain {subject}, or nothing would bind to the identifier")
@@ -187,6 +262,26 @@ class TrainConfig(BaseModel):
         if len({"{subject}" in prompt or "{identifier}" in prompt for prompt in self.track_prompts}) < 2:
             raise ValueError("track_prompts must hold a prompt with {subject} and one without, such as a {class}")
         return self
+
+
+def augmentation_range(text: str) -> tuple[float, float]:
+    """Lowest and highest level of noise augmentation, as shares 0..1 of the super-resolver's noising schedule.
+
+    Raises ValueError for what is no range.
+
+    >>> augmentation_range("low"), augmentation_range("original"), augmentation_range("0.1-0.3")
+    ((0.0, 1e-05), (0.0, 1.0), (0.1, 0.3))
+    """
+    if text in AUGMENTATIONS:
+        return AUGMENTATIONS[text]
+    found = re.fullmatch(r"([\d.]+)\s*-\s*([\d.]+)", text)
+    try:
+        low, high = (float(part) for part in found.groups()) if found else (1.0, 0.0)
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"sr_augmentation is low, original or a range such as 0.1-0.3 within 0 and 1, not {text!r}")
+    return low, high
 
 
 def read_config(path: str | Path | None, flags: dict[str, Any]) -> TrainConfig:

@@ -19,26 +19,31 @@ class Batch:
     """One micro-batch: `clean` [B, *native_size], `is_prior` [B] bool on the CPU, and row numbers.
 
     They are unique within a step across micro-batches and processes; noise and time hang on them.
+    `pixel_weights` [B, 1, H, W] say what counts in each row's error; prior rows count everywhere alike.
     """
 
     clean: Tensor
     is_prior: Tensor
     rows: tuple[int, ...]
+    pixel_weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Examples:
     """Latents of the photos [S, ...] and of the prior samples [P, ...] (P may be 0), and what they are called.
 
-    `prompts` are the captions of the photos, one or more, and last the class prompt.
+    `prompts` are the captions of the photos, one or more, and last the class prompt. `pixel_weights` [S, 1, H, W] are
+    those of the photos, where their background is to count less.
     """
 
     subject: Tensor
     prior: Tensor
     prompts: tuple[str, ...]
+    pixel_weights: Tensor | None = None
 
     def to(self, device: torch.device) -> Examples:
-        return Examples(self.subject.to(device), self.prior.to(device), self.prompts)
+        weights = None if self.pixel_weights is None else self.pixel_weights.to(device)
+        return Examples(self.subject.to(device), self.prior.to(device), self.prompts, weights)
 
     def batches(
         self, seed: int, step: int, micro_batch: int, accumulation: int, process: int = 0, processes: int = 1
@@ -50,14 +55,19 @@ class Examples:
         for micro in range(accumulation):
             first = (micro * processes + process) * micro_batch
             rows = range(first, first + micro_batch)
-            parts = [self.subject[onto(torch.tensor([subject[row] for row in rows]), self.subject.device)]]
+            photos = onto(torch.tensor([subject[row] for row in rows]), self.subject.device)
+            parts = [self.subject[photos]]
             numbers = list(rows)
             if prior:
                 parts.append(self.prior[onto(torch.tensor([prior[row] for row in rows]), self.prior.device)])
                 numbers += [total + row for row in rows]
             clean = torch.cat(parts)
             is_prior = torch.tensor([number >= total for number in numbers])
-            yield Batch(clean, is_prior, tuple(numbers))
+            weights = None
+            if self.pixel_weights is not None:
+                masked = self.pixel_weights[photos]
+                weights = torch.cat([masked, masked.new_ones(len(clean) - len(masked), *masked.shape[1:])])
+            yield Batch(clean, is_prior, tuple(numbers), weights)
 
     def prompt_numbers(self, batch: Batch, seed: int, step: int) -> Tensor:
         """Which of `prompts` each row of the batch is called by, [B] long; of several captions (seed, step, row) draws.
@@ -107,9 +117,9 @@ def noise_and_time(backbone: Backbone, batch: Batch, seed: int, step: int) -> tu
 
 
 def augmented_views(pixels: Tensor, views: int, flip: bool, seed: int) -> Tensor:
-    """Views of photos [N, 3, R, R]: `views` of each, the first the photo itself, the others cropped to 80..100 %.
+    """Views of photos [N, C, R, R]: `views` of each, the first the photo itself, the others cropped to 80..100 %.
 
-    With `flip`, every view comes mirrored as well. Result [N · views · (1 or 2), 3, R, R].
+    With `flip`, every view comes mirrored as well. Result [N · views · (1 or 2), C, R, R]; a mask may be a channel.
     """
     size = pixels.shape[-1]
     result = [pixels]

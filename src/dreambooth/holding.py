@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from dreambooth.attention import PlainAttention
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.compiling import Regions
 from dreambooth.memory import Tier, is_encoder
@@ -38,8 +39,15 @@ class Holding:
         everything = sum(p.numel() for module in backbone.modules.values() for p in module.parameters())
         self.tier = tier.for_share(sum(parameter.numel() for parameter in trained) / max(1, everything))
         self.backbone, self.trained = backbone, trained
-        self.encoders = [module for name, module in backbone.modules.items() if is_encoder(name, trains_text)]
+        # Not those that are freed: a reference from here would keep them.
+        self.encoders = [
+            module
+            for name, module in backbone.modules.items()
+            if is_encoder(name, trains_text) and name not in backbone.spec.released
+        ]
         self.regions = Regions(backbone.modules["denoiser"], backend) if backend else None
+        height, width = backbone.spec.native_size[-2:]
+        self.attention = PlainAttention(backbone.modules["denoiser"], height * width)
         self.rounded: list[nn.Parameter] = []
         if self.tier.checkpointing:
             backbone.enable_gradient_checkpointing()
@@ -63,31 +71,32 @@ class Holding:
     def complete(self) -> Generator[None]:
         """Everything on the device and nothing compiled, for a look at pictures."""
         self._bring_encoders_back()
-        self._compile(False)
+        self._quicken(False)
         try:
             yield
         finally:
-            self._compile(True)
+            self._quicken(True)
             self.send_encoders_away()
 
     @contextmanager
     def at_work(self) -> Generator[None]:
         """Training inside: compiled, and with activations in host memory, where that was asked for."""
-        self._compile(True)
+        self._quicken(True)
         away = self.tier.activations_away and self.backbone.device.type == "cuda"
         with in_host_memory(self.backbone.modules["denoiser"].parameters()) if away else nullcontext():
             yield
 
     def release(self) -> None:
         """Float32 weights, all modules on the device and nothing compiled, as before."""
-        self._compile(False)
+        self._quicken(False)
         for parameter in self.rounded:
             parameter.grad = None
             parameter.data = parameter.data.float()
         self.rounded = []
         self._bring_encoders_back()
 
-    def _compile(self, on: bool) -> None:
+    def _quicken(self, on: bool) -> None:
+        self.attention.switch(on)
         if self.regions is not None:
             self.regions.switch(on)
 

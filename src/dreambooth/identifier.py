@@ -22,8 +22,7 @@ from dreambooth.errors import IdentifierError
 LONGEST_TEXT = 3  # characters
 MOST_PIECES = 3  # tokens; the paper's k = 1..3
 T5_WINDOW = (5000, 10000)  # ids, both ends included
-T5_SIZE = 32000  # tokens in the vocabulary that the paper's window is meant for
-BPE_RARE_SHARE = 0.25  # of the vocabulary, counted from its end
+RARE_SHARE = 0.25  # of other vocabularies, counted from their end
 
 KNOWN = {
     "sks": "is the name of a rifle, and Stable Diffusion draws one; most public scripts hard-wire it anyway",
@@ -78,22 +77,20 @@ def rare_window(tokenizer: Tokenizer) -> range:
     """The ids in which rare tokens are looked for.
 
     T5-like vocabularies are ordered by frequency: the paper takes 5000..10000 of T5-XXL's 32,000, which is
-    kept for every vocabulary that has those ids and scaled for smaller ones. Byte-pair vocabularies are
-    ordered by merges, frequent ones first (CLIP: id = 512 + rank of the merge): their last quarter.
+    kept for every vocabulary that has those ids. Byte-pair vocabularies are ordered by merges, frequent ones
+    first (CLIP: id = 512 + rank of the merge): their last quarter, and that of small T5-like ones too.
     """
     size = _vocabulary_size(tokenizer)
-    if not _is_unigram(tokenizer):
-        return range(math.ceil(size * (1 - BPE_RARE_SHARE)), size)
     first, last = T5_WINDOW
-    if size <= last:
-        first, last = first * size // T5_SIZE, last * size // T5_SIZE
-    return range(first, last + 1)
+    if _is_unigram(tokenizer) and size > last:
+        return range(first, last + 1)
+    return range(math.ceil(size * (1 - RARE_SHARE)), size)
 
 
 def rare_tokens(tokenizer: Tokenizer, class_noun: str = "dog", window: range | None = None) -> list[Identifier]:
     """Every single token that could name a subject, rarest first.
 
-    A candidate lies in the window, decodes to two or three ASCII letters (so that anyone can type it), is no
+    A candidate lies in the window, decodes to two or three small ASCII letters (so that anyone can type it), is no
     common word or abbreviation and no part of the class noun, and stands in "a [identifier] [class noun]" as
     exactly its own id between the unchanged others. Those with a known reputation carry it as a warning.
     """
@@ -104,7 +101,8 @@ def rare_tokens(tokenizer: Tokenizer, class_noun: str = "dog", window: range | N
         if token_id in special:
             continue
         text = str(tokenizer.decode([token_id])).strip()
-        typable = 1 < len(text) <= LONGEST_TEXT and text.isascii() and text.isalpha()
+        # Small letters only: pipelines with T5 write every prompt in them.
+        typable = 1 < len(text) <= LONGEST_TEXT and text.isascii() and text.isalpha() and text.islower()
         if not typable or text.lower() in _WORDS or any(text.lower() in word for word in noun_words):
             continue
         if text not in found and _ids_in_prompt(tokenizer, text, class_noun) == [token_id]:

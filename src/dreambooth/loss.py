@@ -19,17 +19,23 @@ class Terms:
     prior: Tensor
 
 
-def row_errors(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """w_t · mean((prediction - target)²) of each row.
+def row_errors(prediction: Tensor, target: Tensor, weight: Tensor, pixel_weights: Tensor | None = None) -> Tensor:
+    """w_t · mean((prediction - target)²) of each row; with `pixel_weights` m its weighted mean, Σ m (…)² / Σ m.
 
-    Shapes: `prediction`, `target` [B, ...], `weight` [B]; result [B], at least float32.
+    Shapes: `prediction`, `target` [B, C, H, W] (any without m), `weight` [B], m [B, 1, H, W]; result [B], at least
+    float32. So the size of the subject in its photo does not change how much a row counts, only what counts in it.
     Raises ValueError where the shapes differ: broadcasting would hide a wrong channel count.
     """
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
     precision = torch.promote_types(prediction.dtype, torch.float32)
     squared = (prediction.to(precision) - target.to(precision)) ** 2
-    return onto(weight, squared.device, squared.dtype) * squared.flatten(1).mean(1)
+    weight = onto(weight, squared.device, squared.dtype)
+    if pixel_weights is None:
+        return weight * squared.flatten(1).mean(1)
+    shares = pixel_weights.to(squared).expand_as(squared).flatten(1)
+    total = shares.sum(1).clamp_min(torch.finfo(precision).tiny)  # nothing counts where a crop misses the subject
+    return weight * (shares * squared.flatten(1)).sum(1) / total
 
 
 def dreambooth_loss(

@@ -31,7 +31,10 @@ _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
 @dataclass(frozen=True)
 class Photo:
-    """One usable photo. `size` is the file's, after its EXIF orientation; `image` is RGB, square, scaled."""
+    """One usable photo. `size` is the file's, after its EXIF orientation; `image` is RGB, square, scaled.
+
+    `alpha` is the same square of the file's transparency, grey, where it has some.
+    """
 
     path: Path
     sha256: str
@@ -39,6 +42,7 @@ class Photo:
     upscaled: bool
     image: Image.Image = field(repr=False, compare=False)
     note: str = ""
+    alpha: Image.Image | None = field(default=None, repr=False, compare=False)
 
 
 class Refusal(Exception):
@@ -79,6 +83,7 @@ def read_photo(path: Path, resolution: int, crop: Crop, background: Colour) -> P
         image = ImageOps.exif_transpose(image)
     if min(image.size) < SMALLEST_SIDE:
         raise Refusal(f"smaller than {SMALLEST_SIDE} pixels", image.size)
+    alpha = transparency(image)
     try:
         square = _square(_to_rgb(image, background), resolution, crop, background)
     except (ValueError, MemoryError):
@@ -87,7 +92,40 @@ def read_photo(path: Path, resolution: int, crop: Crop, background: Colour) -> P
     kept = min(image.size) / max(image.size)
     if crop != "pad" and kept < 0.5:
         note = "; ".join(filter(None, (note, f"the square crop keeps only {kept:.0%} of it")))
-    return Photo(path, sha256, image.size, used_side < resolution, square, note)
+    cut_out = None if alpha is None else _square(alpha, resolution, crop, 0)
+    return Photo(path, sha256, image.size, used_side < resolution, square, note, cut_out)
+
+
+def read_mask(path: Path, photo_size: Size, resolution: int, crop: Crop) -> Image.Image:
+    """A photo's mask as a grey square, white where the subject is, cut as `read_photo` cuts the photo.
+
+    It may have another size than the upright photo, but not another shape. Of a cut-out the transparency counts.
+
+    Raises:
+        Refusal: the file is no image, or of another shape.
+    """
+    try:
+        with path.open("rb") as file:
+            image, _ = _decode(file)
+    except OSError as error:
+        raise Refusal(f"cannot be read ({error.strerror or error})") from None
+    with suppress(Exception):
+        image = ImageOps.exif_transpose(image)
+    (width, height), (photo_width, photo_height) = image.size, photo_size
+    if not 0.98 < (width * photo_height) / (height * photo_width) < 1.02:
+        raise Refusal(f"{width}x{height} pixels are not the shape of its photo, {photo_width}x{photo_height}")
+    deep = image.mode.startswith("I") or image.mode == "F"
+    grey = transparency(image) or (_eight_bits(image) if deep else image.convert("RGB")).convert("L")
+    return _square(grey, resolution, crop, 0)
+
+
+def transparency(image: Image.Image) -> Image.Image | None:
+    """The alpha channel, 255 where the picture is opaque; None where it is opaque everywhere."""
+    if not image.has_transparency_data:
+        return None
+    alpha = image.convert("RGBA").getchannel("A")
+    least, _ = alpha.getextrema()
+    return alpha if least != 255 else None
 
 
 def perceptual_hash(image: Image.Image) -> np.ndarray:
@@ -178,7 +216,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image | None:
         return None
 
 
-def _square(image: Image.Image, resolution: int, crop: Crop, background: Colour) -> Image.Image:
+def _square(image: Image.Image, resolution: int, crop: Crop, background: Colour | int) -> Image.Image:
     """The square that `crop` names, scaled to `resolution`."""
     lanczos, scaled = Image.Resampling.LANCZOS, (resolution, resolution)
     if crop == "pad":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dreambooth.backbones.protocol import Backbone, Spec
-from dreambooth.config import TierName, TrainConfig
+from dreambooth.config import ADAPTERS, TierName, TrainConfig
 from dreambooth.memory import EIGHT_BIT_BYTES, FLOAT32_BYTES, LEAN, TIERS, Estimate, is_encoder
 from dreambooth.meter import available_bytes
-from dreambooth.methods.protocol import Method
+from dreambooth.methods.protocol import Adapter, Method
 from dreambooth.precision import autocast, in_bf16
 from dreambooth.prompts import INSTANCE_TEMPLATE
 
@@ -27,14 +28,18 @@ BEST_COPIES = 3  # the best weights, the best at the newest checkpoint, and thos
 def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
     """The config with every field left at None filled from method and model, where they have a say."""
     inversion = config.method == "textual-inversion"
-    recipe = spec.textual_inversion if inversion else spec
+    recipe = spec.lora if config.method in ADAPTERS else spec.textual_inversion if inversion else spec
     learning_rate = config.learning_rate or recipe.learning_rate
+    text = spec.text_encoder_share if config.method == "dreambooth" else None
     filled = {
         "with_prior_preservation": config.with_prior_preservation and config.prior_loss_weight > 0,
         "resolution": config.resolution or spec.resolution,
         "instance_prompt": config.instance_prompt or (None if inversion else INSTANCE_TEMPLATE),
         "learning_rate": learning_rate,
-        "text_encoder_lr": config.text_encoder_lr or learning_rate,
+        "train_text_encoder": text is not None if config.train_text_encoder is None else config.train_text_encoder,
+        "text_encoder_lr": config.text_encoder_lr or learning_rate * (text or 1),
+        "embedding_lr": config.embedding_lr
+        or (spec.textual_inversion.learning_rate if config.method == "pivotal" else None),
         "max_train_steps": config.max_train_steps or recipe.max_train_steps,
         "train_batch_size": config.train_batch_size or recipe.train_batch_size,
         "num_class_images": config.num_class_images or spec.num_class_images,
@@ -95,16 +100,28 @@ class Plan:
         return table
 
 
-def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: int, processes: int = 1) -> Plan:
-    """What the resolved `config` will train and need; leaves the backbone as it was."""
+def make_plan(
+    config: TrainConfig,
+    backbone: Backbone,
+    method: Method,
+    photos: int,
+    processes: int = 1,
+    device: torch.device | None = None,
+) -> Plan:
+    """What the resolved `config` will train and need; leaves the backbone as it was.
+
+    `device` is where it will train, for a backbone without weights, which is on none.
+    """
+    here = device or backbone.device
     groups = method.prepare(backbone)
     trained = {name: sum(p.numel() for p in group) for name, group in groups.items()}
     total = sum(p.numel() for module in backbone.modules.values() for p in module.parameters())
+    result = sum(trained.values()) if isinstance(method, Adapter) else total
     method.detach()
     estimate = estimate_memory(config, backbone, method)
-    in_bf16_here, on_gpu = in_bf16(config.mixed_precision, backbone.device), backbone.device.type == "cuda"
+    in_bf16_here, on_gpu = in_bf16(config.mixed_precision, here), here.type == "cuda"
     tiers: dict[TierName, int] = {name: estimate.total(tier, in_bf16_here, on_gpu) for name, tier in TIERS.items()}
-    room = available_bytes(backbone.device) + estimate.weights()
+    room = available_bytes(here) + (0 if backbone.device.type == "meta" else estimate.weights())
     fitting = [tier.name for tier in TIERS.values() if tiers[tier.name] <= room]
     expected = fitting[0] if fitting else LEAN.name
     moments = 0.5 if config.use_8bit_adam else 2
@@ -125,7 +142,7 @@ def make_plan(config: TrainConfig, backbone: Backbone, method: Method, photos: i
         memory=config.memory,
         tiers=tiers,
         expected_tier=expected if config.memory == "auto" else config.memory,
-        disk_bytes=int(trained_bytes * kept + total * FLOAT32_BYTES),
+        disk_bytes=int(trained_bytes * kept + result * FLOAT32_BYTES),
     )
 
 
@@ -133,10 +150,16 @@ def estimate_memory(config: TrainConfig, backbone: Backbone, method: Method) -> 
     """What training the resolved `config` takes; leaves the backbone as it was."""
     trained = [parameter for group in method.prepare(backbone).values() for parameter in group]
     rows = (config.train_batch_size or 1) * (2 if config.with_prior_preservation else 1)
-    with autocast(config.mixed_precision, backbone.device):
+    # Without weights, float32 is counted, which is the more.
+    bf16 = nullcontext() if backbone.device.type == "meta" else autocast(config.mixed_precision, backbone.device)
+    with bf16:
         activations = activation_bytes(backbone, rows, method.trains_text)
     method.detach()
-    sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in backbone.modules.items()}
+    sizes = {
+        name: sum(p.numel() for p in module.parameters())
+        for name, module in backbone.modules.items()
+        if name not in backbone.spec.released  # gone before training
+    }
     unused = sum(size for name, size in sizes.items() if is_encoder(name, method.trains_text))
     count = sum(parameter.numel() for parameter in trained)
     recomputed = int(activations * RECOMPUTED_SHARE)
@@ -171,13 +194,18 @@ def activation_bytes(backbone: Backbone, rows: int, trains_text: bool) -> int:
         return tensor
 
     with torch.no_grad():
-        conditioning = backbone.encode_prompts(["a"]).take([0] * rows)
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        encoded = backbone.encode_prompts(["a"]).take([0] * rows)
+        clean = torch.zeros(rows, *backbone.spec.native_size, device=backbone.device)
+        conditioning = backbone.conditioned_on(encoded, clean, [torch.Generator()] * rows)
+    counted = backbone.device.type == "meta"  # a model without weights needs no fake tensors beside them
+    with nullcontext() if counted else FakeTensorMode(allow_non_fake_inputs=True) as fake:
         noisy = torch.empty(rows, *backbone.spec.native_size, device=backbone.device)
         time = torch.zeros(rows, dtype=torch.long, device=backbone.device)
         faked = type(conditioning)(
             {
-                name: fake.from_tensor(value).requires_grad_(trains_text and value.is_floating_point())
+                name: (fake.from_tensor(value) if fake else value).requires_grad_(
+                    trains_text and value.is_floating_point()
+                )
                 for name, value in conditioning.tensors.items()
             }
         )

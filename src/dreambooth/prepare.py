@@ -12,15 +12,17 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from dreambooth import backbones, identifier, prompts
+from dreambooth import backbones, identifier, prompts, stages
 from dreambooth.backbones.protocol import Backbone, Sampling
 from dreambooth.backbones.source import Source
-from dreambooth.config import TrainConfig
+from dreambooth.config import NEW_WORD, TrainConfig
 from dreambooth.errors import ConfigError
-from dreambooth.methods import TextualInversion, make_method
-from dreambooth.plan import Plan, make_plan, resolve_defaults
+from dreambooth.masks import coverage, with_masks
+from dreambooth.methods import make_method, new_word
+from dreambooth.plan import make_plan
 from dreambooth.prior import fingerprint
 from dreambooth.run import choose_device
+from dreambooth.segmentation import Segmenter
 from dreambooth.subject import Subject, inspect, make_subject, preflight_table
 from dreambooth.tracking import encoders_of
 from dreambooth.ui import Display
@@ -35,24 +37,33 @@ class Prepared:
     config: TrainConfig
     subject: Subject
     backbone: Backbone
-    plan: Plan
+    plan: stages.Plans
     load_seconds: float
 
 
-def prepare(config: TrainConfig, display: Display) -> Prepared:
+def prepare(config: TrainConfig, display: Display, dry: bool = False) -> Prepared:
     """Reads the photos, then loads the model, and checks all that can be checked; writes nothing.
+
+    With `dry` nothing will be trained, and where counting can do without weights, they are not loaded.
 
     Raises the DreamBoothError of whatever cannot work, the cheapest checks first.
     """
+    stages.trained(config, _source(config))
     subject = _inspect(config, display)
     start = perf_counter()
-    backbone = load_model(config)
-    resolved = resolve_defaults(config, backbone.spec)
+    backbone = _outline(config) if dry else load_model(config)
+    stages.check(config, backbone)
+    resolved = stages.resolve(config, backbone)
     if resolved.track:
         encoders_of(resolved, "cpu")
-    method = make_method(resolved, subject.class_noun)
-    plan = make_plan(resolved, backbone, method, len(subject.photos), PartialState().num_processes)
-    return Prepared(resolved, subject, backbone, plan, perf_counter() - start)
+    device = choose_device(config.device)
+    plans = [
+        make_plan(own, backbone.stage(name), method, len(subject.photos), PartialState().num_processes, device)
+        for name in stages.names_of(resolved)
+        for own in [stages.stage_config(resolved, name)]
+        for method in [make_method(own, subject.class_noun)]
+    ]
+    return Prepared(resolved, subject, backbone, stages.Plans(plans), perf_counter() - start)
 
 
 def name_subject(prepared: Prepared, display: Display) -> dict[str, Any]:
@@ -72,7 +83,7 @@ def name_subject(prepared: Prepared, display: Display) -> dict[str, Any]:
             "instance_prompts": captions,
             "class_prompt": prompts.fill(config.class_prompt, chosen.text, noun),
             "model": config.model,
-            "fingerprint": fingerprint(backbone),
+            "fingerprint": fingerprint(backbone.stage("base")),
             "warnings": [*subject.warnings, *chosen.warnings],
         }
         others = f" or in {len(captions) - 1} other ways" if len(captions) > 1 else ""
@@ -86,10 +97,10 @@ def find_identifier(
 ) -> identifier.Identifier:
     """The user's identifier, checked; or a rare one, drawn by seed or, with `probe_identifier`, by weakest reaction.
 
-    For textual inversion the new word, which is in no vocabulary yet.
+    For textual inversion and pivotal tuning the new word, which is in no vocabulary yet.
     """
-    if isinstance(method := make_method(config, class_noun), TextualInversion):
-        return method.identifier(backbone.tokenizer)
+    if config.method in NEW_WORD:
+        return new_word(config, class_noun).identifier(backbone.tokenizer)
     if config.identifier is not None:
         return identifier.check(config.identifier, backbone.tokenizer, class_noun)
     if not config.probe_identifier:
@@ -108,7 +119,7 @@ def probe(
     seeds, sampling = range(4), Sampling(num_inference_steps=15, guidance_scale=3.0, sampler="dpm++")
 
     def latents(text: str) -> torch.Tensor:
-        drawn = backbone.sample_latents([text] * len(seeds), seeds, sampling)
+        drawn = backbone.stage("base").sample_latents([text] * len(seeds), seeds, sampling)
         advance(1)
         return drawn
 
@@ -136,18 +147,36 @@ def _inspect(config: TrainConfig, display: Display) -> Subject:
         prompts.fill(template, "x", subject.class_noun)
     for name in config.applications or []:
         prompts.application_prompts(name, subject.class_noun)
-    return subject
+    return _masked(config, subject, display) if config.masked_loss else subject
+
+
+def _masked(config: TrainConfig, subject: Subject, display: Display) -> Subject:
+    """The subject with its masks, and a word about them."""
+    segment = None
+    if config.segmenter:
+        segment = Segmenter(config.segmenter, subject.class_noun, str(choose_device(config.device)))
+    found = with_masks(subject, Path(config.masks).expanduser() if config.masks else None, segment)
+    share = coverage(found.masks or ())
+    display.say(f"The subject fills {share:.0%} of its photos; the rest counts {config.mask_weight:g} times as much.")
+    return found
 
 
 def _source(config: TrainConfig) -> Source:
     lender = config.model_config_folder
-    return backbones.resolve(config.model, Path(lender) if lender else None)
+    return backbones.resolve(config.model, Path(lender) if lender else None, stages.parts_of(config))
+
+
+def _outline(config: TrainConfig) -> Backbone:
+    backbone = backbones.load_for_counting(_source(config))
+    if config.resolution:
+        backbone.set_resolution(config.resolution)
+    return backbone
 
 
 def load_model(config: TrainConfig) -> Backbone:
     """The frozen model of the config, at its resolution, on its device."""
     source = _source(config)
-    backbone = backbones.load(source.name, source.config)
+    backbone = backbones.load(source.name, source.config, source.parts)
     if config.resolution:
         backbone.set_resolution(config.resolution)
     backbone.to(choose_device(config.device))

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dreambooth.backbones.protocol import Backbone, Sampler, Sampling
+from dreambooth.backbones.protocol import Backbone, Enlarging, Sampler, Sampling
 from dreambooth.errors import PriorError
 from dreambooth.precision import MixedPrecision
 from dreambooth.seeding import derive
@@ -37,13 +37,15 @@ class PriorManifest:
     seed: int
     native_size: tuple[int, ...]
     mixed_precision: MixedPrecision = "no"
+    enlarging: Enlarging | None = None  # how a super-resolver, still untrained, drew its part
 
     def key(self) -> str:
         """Name of this set's folder in the cache."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True)
+        facts = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(facts, indent=2, sort_keys=True)
 
 
 def fingerprint(backbone: Backbone) -> str:
@@ -110,7 +112,8 @@ class PriorSet:
         """
         missing = set(self.missing(count))
         m = self.manifest
-        sampling = Sampling(m.steps, m.guidance, m.sampler, mixed_precision=m.mixed_precision)
+        enlarging = m.enlarging or Enlarging()
+        sampling = Sampling(m.steps, m.guidance, m.sampler, enlarging=enlarging, mixed_precision=m.mixed_precision)
         added = 0
         # A batch with a gap is drawn whole: in another batch the last bits of a sample would come out otherwise,
         # and a resumed run would not be bit-identical.

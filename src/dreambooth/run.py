@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import PartialState
 
-from dreambooth import backbones, drawing, prompts
-from dreambooth.backbones.protocol import Backbone, Sampling
+from dreambooth import drawing, kept, prompts
+from dreambooth.backbones.protocol import Backbone, Enlarging, Sampling
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import TrainConfig
 from dreambooth.errors import ConfigError, RunError
@@ -48,16 +49,12 @@ class Run:
     @cached_property
     def backbone(self) -> Backbone:
         """The personalised model."""
-        config = self.folder.config()
-        backbone = backbones.load(str(self.folder.model))
-        if config.resolution:
-            backbone.set_resolution(config.resolution)
-        backbone.to(choose_device(self._device))
-        return backbone
+        return kept.load(self.folder, choose_device(self._device))
 
     @property
     def sampling(self) -> Sampling:
-        return sampling_of(self.folder.config())
+        own = sampling_of(self.folder.config())
+        return replace(own, enlarging=replace(own.enlarging, upscale=True))
 
     def generate(
         self, prompt: str | Sequence[str], count: int = 4, seed: int = 0, sampling: Sampling | None = None
@@ -96,5 +93,6 @@ def sampling_of(config: TrainConfig) -> Sampling:
         num_inference_steps=config.num_inference_steps or Sampling.num_inference_steps,
         guidance_scale=Sampling.guidance_scale if config.guidance_scale is None else config.guidance_scale,
         sampler=config.sampler,
+        enlarging=Enlarging(config.sr_num_inference_steps, config.sr_guidance_scale, config.sr_noise_level),
         mixed_precision=config.mixed_precision,
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MANY_PHOTOS = 20  # the paper's recipe is for three to five, and best at four
+MASK_SUFFIX = ".mask.png"  # dog.mask.png is the mask of dog.jpg
 NEAR_DUPLICATE_BITS = 6  # of 63; on DreamBench a brighter copy differs by 2, a 2 % crop by 4, others by 8 up
 
 _LIVE_NOUNS = """
@@ -71,6 +72,7 @@ class Subject:
     crop: Crop
     background: str
     warnings: tuple[str, ...]
+    masks: tuple[Image.Image, ...] | None = None  # of each photo, grey, white where the subject is
 
     def pixels(self) -> torch.Tensor:
         """The photos as one float32 tensor [N, 3, resolution, resolution] in -1..1, in their order."""
@@ -184,7 +186,12 @@ def inspect(
     photos: list[Photo] = []
     findings: list[Finding] = []
     known: list[tuple[str, np.ndarray]] = []
-    for path in _candidates([paths] if isinstance(paths, str | Path) else paths):
+    candidates = _candidates([paths] if isinstance(paths, str | Path) else paths)
+    stems = {path.stem for path in candidates}
+    for path in candidates:
+        if path.name.endswith(MASK_SUFFIX) and path.name.removesuffix(MASK_SUFFIX) in stems:
+            findings.append(Finding(path, taken=False, reason="the mask of another photo"))
+            continue
         try:
             photo = read_photo(path, resolution, crop, (red, green, blue))
         except Refusal as refusal:

@@ -21,6 +21,7 @@ from dreambooth.loss import Terms, dreambooth_loss, row_errors
 from dreambooth.methods.protocol import Method
 from dreambooth.precision import autocast
 from dreambooth.reports import Reports, StepReport
+from dreambooth.seeding import generator
 from dreambooth.train_state import Settings, TrainState
 from dreambooth.transfer import onto
 
@@ -101,15 +102,18 @@ class Loss:
         if not method.trains_text:
             with torch.no_grad(), self.autocast:
                 self.encoded = backbone.encode_prompts(examples.prompts)
+            backbone.release_text_encoder()
 
     def __call__(self, batch: Batch, step: int) -> Terms:
         backbone, process, s = self.backbone, self.backbone.process, self.settings
         noise, time = noise_and_time(backbone, batch, s.seed, step)
         noisy = process.corrupt(batch.clean, noise, time)
         with self.autocast:
-            conditioning = self.conditioning(batch, step)
+            draws = [generator(s.seed, "condition", step, row) for row in batch.rows]
+            conditioning = backbone.conditioned_on(self.conditioning(batch, step), batch.clean, draws)
             prediction = backbone.denoise(noisy, onto(process.model_time(time), noisy.device), conditioning)
-        errors = row_errors(prediction, process.target(batch.clean, noise, time), process.weight(time, s.snr_gamma))
+        target, weight = process.target(batch.clean, noise, time), process.weight(time, s.snr_gamma)
+        errors = row_errors(prediction, target, weight, batch.pixel_weights)
         is_prior = onto(batch.is_prior, errors.device)
         return dreambooth_loss(errors, is_prior, s.prior_loss_weight, self.rows, self.prior_rows)
 

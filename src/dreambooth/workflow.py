@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -13,8 +12,9 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from PIL import Image
 
-from dreambooth import drawing, prompts
+from dreambooth import drawing, prompts, stages
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.checkpoint import RunFolder, free_folder, require_free_space
 from dreambooth.config import TrainConfig
@@ -22,6 +22,8 @@ from dreambooth.errors import Interrupted
 from dreambooth.evaluation.report import write_report
 from dreambooth.examples import Examples, augmented_views, encode
 from dreambooth.fitting import Fit, finetune_within_memory, settle
+from dreambooth.kept import keep
+from dreambooth.masks import pixel_weights, to_tensor
 from dreambooth.memory import FAST, Tier
 from dreambooth.methods import make_method
 from dreambooth.methods.protocol import Method
@@ -31,7 +33,7 @@ from dreambooth.prepare import load_model, name_subject, prepare
 from dreambooth.prior import PriorManifest, PriorSet, cache_folder
 from dreambooth.run import Run, sampling_of, world
 from dreambooth.sheets import contact_sheet, strip
-from dreambooth.subject import Subject, load_subject
+from dreambooth.subject import MASK_SUFFIX, Subject, load_subject
 from dreambooth.tracking import Tracker, make_evaluator
 from dreambooth.train_state import Settings
 from dreambooth.trainer import StepReport, from_main_process, never
@@ -62,7 +64,7 @@ def start(config: TrainConfig, display: Display) -> Run:
 
 def resume(path: Path, display: Display) -> Run:
     """Carries an existing run to its end, from wherever it was stopped."""
-    folder = RunFolder.open(path)
+    folder = RunFolder.open(stages.root_of(path))
     display.quiet |= not world(folder.config().device).is_main_process
     return _walk(folder, display, None)
 
@@ -78,10 +80,11 @@ def _walk(folder: RunFolder, display: Display, backbone: Backbone | None) -> Run
 
 
 class _Road:
-    """One run on its way; every phase looks at the folder first and does only what is missing."""
+    """One run, or one stage of it, on its way; every phase looks at the folder first and does only what is missing."""
 
-    def __init__(self, folder: RunFolder, display: Display) -> None:
-        self.folder, self.display = folder, display
+    def __init__(self, folder: RunFolder, display: Display, stage: str = "") -> None:
+        """`stage` is what bars and times call a stage in a folder of its own."""
+        self.folder, self.display, self.stage = folder, display, stage
         self.config = folder.config()
         self.facts: dict[str, Any] = folder.read_json("subject.json")
         self.processes = PartialState()
@@ -98,32 +101,53 @@ class _Road:
         return run
 
     def _timed(self, phase: str) -> AbstractContextManager[None]:
-        return self.folder.timed(phase) if self.main else nullcontext()
+        clock = RunFolder(stages.root_of(self.folder.path))
+        return clock.timed(self._of_stage(phase)) if self.main else nullcontext()
+
+    def _of_stage(self, title: str) -> str:
+        return f"{title}, {self.stage}" if self.stage else title
 
     def _train(self, backbone: Backbone) -> None:
-        config = self.config
-        method = make_method(config, self.facts["class_noun"])
-        with self._timed("fit memory"):
-            fit = Fit(config.memory, estimate_memory(config, backbone, method), config.with_prior_preservation)
-            tier = settle(self.folder, backbone, method, settings_of(config), fit, self.display.say)
-        prior = self._prior(backbone)
+        config, roads = self.config, list[tuple[_Road, Backbone]]()
+        for name in stages.names_of(config):
+            if self.main:
+                stages.folder_of(self.folder, config, name, backbone)
+            self.processes.wait_for_everyone()
+            folder = stages.folder_of(self.folder, config, name, backbone)
+            roads.append((self if name == "base" else _Road(folder, self.display, name), backbone.stage(name)))
+        # Measured, and sampled from, before any of the stages is trained.
+        tiers = [road._settle(own) for road, own in roads]
+        priors = [road._prior(own) for road, own in roads]
         if self.main:
             self._draw_drift(backbone, "base")
-        views = augmented_views(_photos(self.folder), config.views, config.flip, config.seed)
+        prepared = zip(roads, priors, tiers, strict=True)
+        methods = [road._tune(own, prior, tier) for (road, own), prior, tier in prepared]
+        if self.main:
+            with self._timed("save model"):
+                keep(backbone, methods[0], self.folder)
+        self.processes.wait_for_everyone()
+
+    def _settle(self, backbone: Backbone) -> Tier:
+        """The memory tier that this stage trains in."""
+        config, method = self.config, make_method(self.config, self.facts["class_noun"])
+        with self._timed("fit memory"):
+            fit = Fit(config.memory, estimate_memory(config, backbone, method), config.with_prior_preservation)
+            return settle(self.folder, backbone, method, settings_of(config), fit, self.display.say)
+
+    def _tune(self, backbone: Backbone, prior: torch.Tensor, tier: Tier) -> Method:
+        """Fine-tunes this stage and leaves the result in `backbone`."""
+        config, method = self.config, make_method(self.config, self.facts["class_noun"])
+        photos = _photos(self.folder, backbone.spec.resolution)
+        shown = augmented_views(photos, config.views, config.flip, config.seed)
+        views, masks = shown[:, :3], shown[:, 3:].add(1).div(2)
         with self._timed("encode"), self.display.track("encoding", len(views)) as advance:
             latents = encode(backbone, views, config.sample_batch_size, advance)
         captions = self.facts.get("instance_prompts", [self.facts["instance_prompt"]])
-        examples = Examples(latents, prior, (*captions, self.facts["class_prompt"]))
+        weights = pixel_weights(masks, backbone.spec.native_size, config.mask_weight) if config.masked_loss else None
+        examples = Examples(latents, prior, (*captions, self.facts["class_prompt"]), weights)
         with self._timed("train"):
             self._finetune(backbone, method, examples, tier)
-        if self.main:
-            with self._timed("save model"):
-                method.save(self.folder.path)
-                temporary = self.folder.path / ".model"
-                shutil.rmtree(temporary, ignore_errors=True)
-                backbone.save_pipeline(temporary)
-                self.folder.publish_model(temporary)
-        self.processes.wait_for_everyone()
+        return method
 
     def _prior(self, backbone: Backbone) -> torch.Tensor:
         """Latents of the prior samples, [P, ...]; P = 0 without prior preservation."""
@@ -138,6 +162,7 @@ class _Road:
             guidance=config.prior_guidance,
             seed=config.prior_seed,
             native_size=backbone.spec.native_size,
+            enlarging=backbone.spec.enlarging,
             mixed_precision="bf16" if in_bf16(config.mixed_precision, backbone.device) else "no",
         )
         place = Path(config.prior_dir) if config.prior_dir else cache_folder() / manifest.key()
@@ -146,7 +171,7 @@ class _Road:
         share = (self.processes.process_index, self.processes.num_processes)
         with self._timed("prior samples"):
             if missing:
-                with self.display.track("prior samples", count, count - missing) as advance:
+                with self.display.track(self._of_stage("prior samples"), count, count - missing) as advance:
                     prior.fill(backbone, count, config.sample_batch_size, advance, *share)
             else:
                 self.display.say(f"The {count} prior samples are taken from {place}.")
@@ -175,7 +200,8 @@ class _Road:
         tracker = self._tracker(backbone, method) if config.track and self.main else None
         if from_main_process(tracker is not None and tracker.enough(done)):
             settings = replace(settings, max_train_steps=done)  # it had stopped early before it was interrupted
-        track, last = self.display.track("training", settings.max_train_steps, done), done
+        title = self._of_stage("training")
+        track, last = self.display.track(title, settings.max_train_steps, done), done
         with track as advance, tensorboard(folder) as board:
 
             def on_step(report: StepReport) -> None:
@@ -267,7 +293,7 @@ def settings_of(config: TrainConfig) -> Settings:
         learning_rates={
             "denoiser": config.learning_rate,
             "text_encoder": config.text_encoder_lr or config.learning_rate,
-            "embedding": config.learning_rate,
+            "embedding": config.embedding_lr or config.learning_rate,
         },
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         prior_loss_weight=config.prior_loss_weight,
@@ -300,16 +326,30 @@ def _keep_subject(folder: RunFolder, subject: Subject, facts: dict[str, Any]) ->
     for index, (photo, entry) in enumerate(zip(subject.photos, facts["photos"], strict=True)):
         file = f"photos/{index:02d}.png"
         photo.image.save(folder.path / file)
+        kept = {"file": file}
+        if subject.masks is not None:
+            kept["mask"] = f"photos/{index:02d}{MASK_SUFFIX}"
+            subject.masks[index].save(folder.path / kept["mask"])
         # Without the full path: run folders are passed on, and nobody's folder names should be.
-        photos.append({"file": file, "source": photo.path.name} | {k: v for k, v in entry.items() if k != "path"})
+        photos.append(kept | {"source": photo.path.name} | {k: v for k, v in entry.items() if k != "path"})
     folder.write_json("subject.json", facts | {"photos": photos})
 
 
-def _photos(folder: RunFolder) -> torch.Tensor:
-    """The run's own photos [N, 3, R, R] in -1..1, so that a resumed run needs no original."""
+def _photos(folder: RunFolder, resolution: int) -> torch.Tensor:
+    """The run's own photos [N, 3, R, R] in -1..1, so that a resumed run needs no original.
+
+    Where it has masks, they are a fourth channel: what crops and mirrors the photos does the same to them.
+    """
     facts = folder.read_json("subject.json")
     files = [str(folder.path / entry["file"]) for entry in facts["photos"]]
-    return load_subject(files, facts["class_noun"], facts["resolution"]).pixels()
+    pixels = load_subject(files, facts["class_noun"], resolution).pixels()
+    masks = [_mask(folder.path / entry["mask"], resolution) for entry in facts["photos"] if "mask" in entry]
+    return torch.cat([pixels, to_tensor(masks).mul(2).sub(1)], 1) if masks else pixels
+
+
+def _mask(path: Path, resolution: int) -> Image.Image:
+    with Image.open(path) as mask:
+        return mask.convert("L").resize((resolution, resolution), Image.Resampling.BOX)
 
 
 @contextmanager

@@ -359,6 +359,9 @@ class TestVariants:
         assert changed["dreambooth-no-noun"] == {"instance_prompt": "a {identifier}"}
         assert changed["dreambooth-photos-2"] == {"photos": ["0.png", "1.png"]}
         assert changed["textual-inversion"] == {"method": "textual-inversion", "with_prior_preservation": False}
+        assert [changed[name] for name in ("lora", "dora", "pivotal")] == [
+            {"method": name} for name in ("lora", "dora", "pivotal")
+        ]
         assert list(changed["dreambooth-wrong-noun"]) == ["class_noun"]
         assert changed["base"] == changed["dreambooth-photos-5"] == {}
 

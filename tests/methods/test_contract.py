@@ -15,8 +15,8 @@ from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
 from dreambooth.errors import RunError
 from dreambooth.examples import Examples
-from dreambooth.methods import TextualInversion, make_method
-from dreambooth.methods.protocol import Method
+from dreambooth.methods import PivotalTuning, TextualInversion, make_method
+from dreambooth.methods.protocol import Adapter, Method
 from dreambooth.train_state import Settings
 from dreambooth.trainer import finetune
 
@@ -25,6 +25,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "denoiser and text encoder": {"train_text_encoder": True},
     "one vector": {"method": "textual-inversion"},
     "three vectors": {"method": "textual-inversion", "num_vectors": 3},
+    "lora": {"method": "lora", "lora_rank": 4},
+    "lora and text encoder": {"method": "lora", "train_text_encoder": True, "lora_alpha": 2.0, "lora_dropout": 0.5},
+    "dora everywhere": {"method": "dora", "lora_layers": "all", "train_text_encoder": True},
+    "pivotal": {"method": "pivotal", "num_vectors": 2},
 }
 RATES = {"denoiser": 1e-3, "text_encoder": 1e-3, "embedding": 5e-2}
 DRAFT = Sampling(num_inference_steps=2, guidance_scale=2.0, sampler="ddim")
@@ -38,7 +42,7 @@ def make(request: pytest.FixtureRequest) -> Callable[[], Method]:
 
 
 def subject(method: Method) -> str:
-    return "a <dog> in snow" if isinstance(method, TextualInversion) else "a zqk dog in snow"
+    return "a <dog> in snow" if isinstance(method, TextualInversion | PivotalTuning) else "a zqk dog in snow"
 
 
 def train(backbone: Backbone, method: Method, folder: Path, steps: int = 3, ema: float | None = None) -> None:
@@ -58,11 +62,16 @@ def weights(backbone: Backbone) -> dict[str, torch.Tensor]:
 
 
 def behaviour(backbone: Backbone, *prompts: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Predictions and final latents under the prompts."""
+    """Predictions and final latents under the prompts, as when pictures are drawn: without dropout."""
+    training = [module for module in backbone.modules.values() if module.training]
+    for module in training:
+        module.eval()
     noisy = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         encoded = backbone.encode_prompts(prompts)
         prediction = backbone.denoise(noisy, torch.full((len(prompts),), 500), encoded)
+    for module in training:
+        module.train()
     return prediction, backbone.sample_latents(prompts, range(len(prompts)), DRAFT)
 
 
@@ -139,12 +148,19 @@ def test_ejected_and_put_on_again_it_is_as_it_was(make: Callable[[], Method], ti
         assert torch.equal(one, other)
 
 
-def test_its_pipeline_is_whole(make: Callable[[], Method], tiny_model: Path, tmp_path: Path):
-    """Saved at any moment, a plain pipeline that needs nothing of this package to do the same."""
-    backbone, method = backbones.load(str(tiny_model)), make()
+def test_what_is_kept_is_whole(make: Callable[[], Method], tiny_model: Path, tmp_path: Path):
+    """Saved at any moment, a plain pipeline, or files for the plain base, that do the same."""
+    backbone, method, again = backbones.load(str(tiny_model)), make(), make()
     train(backbone, method, tmp_path / "run")
-    backbone.save_pipeline(tmp_path / "model")
-    assert_same(backbone, backbones.load(str(tmp_path / "model")), "a dog", subject(method))
+    if isinstance(again, Adapter) and isinstance(method, Adapter):
+        method.save(tmp_path)
+        fresh = backbones.load(str(tiny_model))
+        again.prepare(fresh)
+        again.load(tmp_path)
+    else:
+        backbone.save_pipeline(tmp_path / "model")
+        fresh = backbones.load(str(tmp_path / "model"))
+    assert_same(backbone, fresh, "a dog", subject(method))
 
 
 def test_cut_and_resumed_it_is_bit_identical(make: Callable[[], Method], tiny_model: Path, tmp_path: Path):

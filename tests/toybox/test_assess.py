@@ -142,6 +142,22 @@ def test_the_command_measures_everything(
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_cascade_is_measured_against_large_renders(
+    models: Path, tiny_cascade: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(assess, "ENLARGED", 2)
+    assert run(monkeypatch, models, "--prompts", 2, "--work", tmp_path, "--json", "--model", tiny_cascade) == 0
+    found = json.loads(capsys.readouterr().out)
+    values = {row["what"]: row["value"] for row in found["autoencoder"]}
+    assert list(values) == [
+        "super-resolution: PSNR", "super-resolution: DINO to the truth", "bicubic: PSNR", "bicubic: DINO to the truth"
+    ]  # fmt: skip
+    assert values["super-resolution: PSNR"] < values["bicubic: PSNR"], "it was never trained"
+    assert {row["what"]: row["floor"] for row in found["samples"]}["samples: class right"] == 0.9
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -4,10 +4,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from dreambooth.__main__ import main
+from dreambooth.errors import ConfigError
+from dreambooth.masks import to_tensor, with_masks
+from dreambooth.subject import load_subject
 from dreambooth.toybox import captions, pictures, subjects
+from dreambooth.toybox.cli import save_photos
+from dreambooth.toybox.world import Scene
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -42,6 +48,22 @@ def test_photos_are_of_one_unseen_individual(monkeypatch: pytest.MonkeyPatch, tm
     assert min(captions.HELD_OUT_INDIVIDUALS) > max(captions.TRAINING_INDIVIDUALS)
 
 
+def test_masks_lie_beside_photos_of_one_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    given = ("--class-noun", "teapot", "--count", 2, "--size", 48, "--place", "lawn", "--masks", "--out", tmp_path)
+    run(monkeypatch, "photos", *given)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00.mask.png", "00.png", "01.mask.png", "01.png"]
+    subject = with_masks(load_subject(tmp_path, "teapot", 48), None)
+    masks = to_tensor(subject.masks or ()).expand(-1, 3, -1, -1) > 0.5
+    assert 0.1 < masks.float().mean() < 0.9
+    behind = subject.pixels().masked_fill(masks, torch.nan)[:, :, 36:].flatten(2).nanmean(2)
+    assert (behind[:, 1] > behind[:, 0]).all() and (behind[:, 1] > behind[:, 2]).all(), "the ground is green"
+
+
+def test_a_place_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    with pytest.raises(ConfigError, match="no place 'mars'"):
+        save_photos(tmp_path, "teapot", 0, place="mars")
+
+
 def test_sheets_show_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     chosen = pictures.world_sheets(0)
     assert {scene.class_noun for scene in chosen["classes"]} == set(subjects.CLASSES)
@@ -50,3 +72,12 @@ def test_sheets_show_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     run(monkeypatch, "sheet", "--out", tmp_path, "--size", 32)
     assert {path.stem for path in tmp_path.glob("*.png")} == set(chosen)
     assert Image.open(tmp_path / "classes.png").width > 8 * 32
+
+
+def test_a_model_draws_what_the_sheets_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Path):
+    scenes = [Scene("dog", 1, context="beach", seed=4), Scene("cat", 2, seed=5)]
+    monkeypatch.setattr(pictures, "world_sheets", lambda seed: {"classes": scenes})
+    run(monkeypatch, "sheet", "--size", 32, "--out", tmp_path / "true")
+    run(monkeypatch, "sheet", "--size", 32, "--model", tiny_model, "--out", tmp_path / "drawn")
+    true, drawn = (Image.open(tmp_path / name / "classes.png") for name in ("true", "drawn"))
+    assert true.size == drawn.size and true.tobytes() != drawn.tobytes()

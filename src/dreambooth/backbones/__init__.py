@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.backbones.source import Source
+from dreambooth.backbones.files import first_line, read_json, ways
+from dreambooth.backbones.source import CascadeParts, Source
 from dreambooth.errors import ModelError
 from dreambooth.models import embedded
 
 if TYPE_CHECKING:
-    from dreambooth.backbones.protocol import Backbone
+    from dreambooth.backbones.protocol import Backbone, Stage
 
 SINGLE_FILE_RESOLUTION = 512
-SUPPORTED = ("StableDiffusionPipeline",)
-WAYS = (
-    "an embedded name ({}), a folder with a diffusers pipeline, a .safetensors checkpoint, "
-    "or a hub id such as owner/model"
-)
+CASCADE = "IFPipeline"
+SUPPORTED = ("StableDiffusionPipeline", CASCADE)
 
 
 def hush() -> None:
@@ -34,8 +32,12 @@ def hush() -> None:
     diffusers_logging.disable_progress_bar()
 
 
-def resolve(name: str, config: Path | None = None) -> Source:
+def resolve(name: str, config: Path | None = None, parts: CascadeParts | None = None) -> Source:
     """What `name` stands for. Raises ModelError with the valid choices; nothing is loaded."""
+    return replace(_locate(name, config), parts=parts or CascadeParts())
+
+
+def _locate(name: str, config: Path | None) -> Source:
     path = Path(name).expanduser()
     if name in embedded():
         return Source(name, str(embedded()[name]), "embedded", config)
@@ -50,22 +52,44 @@ def resolve(name: str, config: Path | None = None) -> Source:
         return Source(name, str(path), "file", config)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         return Source(name, name, "hub", config)
-    raise ModelError(f"There is no model {name!r}. Give {WAYS.format(', '.join(embedded()) or 'none installed')}.")
+    raise ModelError(f"There is no model {name!r}. Give {ways()}.")
 
 
-def load(name: str, config: Path | None = None) -> Backbone:
+def load(name: str, config: Path | None = None, parts: CascadeParts | None = None) -> Backbone:
     """The model in float32 on the CPU, frozen.
 
     `config` is a diffusers folder of the same architecture, from which a single file takes its
-    configuration and tokenizer; without it they come from the hub.
+    configuration and tokenizer; without it they come from the hub. `parts` are about a cascade's other models.
     Raises ModelError where the model cannot be read or its family is not supported.
     """
     hush()
-    source = resolve(name, config)
+    source = resolve(name, config, parts)
     if source.kind == "file":
+        _refuse_parts(source, "a Stable Diffusion checkpoint")
         return _load_single_file(source)
-    _check_family(source)
+    family = _check_family(source)
+    if family == CASCADE:
+        from dreambooth.backbones.cascade_files import load_cascade
+
+        return load_cascade(source)
+    _refuse_parts(source, f"a {family}")
     return _wrap(source, _from_pretrained(source))
+
+
+def load_for_counting(source: Source) -> Backbone:
+    """The model, for a dry run: of a cascade, which may be huge, its outline without weights. Raises as `load` does."""
+    hush()
+    if is_cascade(source):
+        from dreambooth.backbones.outline import outline
+
+        return outline(source)
+    return load(source.name, source.config, source.parts)
+
+
+def load_again(backbone: Backbone) -> Backbone:
+    """The same model as it was before anything was trained, on the CPU. Raises as `load` does."""
+    source = backbone.source
+    return load(source.name, source.config, source.parts).stage(backbone.spec.stages[-1])
 
 
 def native_resolution(source: Source) -> int:
@@ -76,9 +100,26 @@ def native_resolution(source: Source) -> int:
     if source.kind == "file" and source.config is None:
         return SINGLE_FILE_RESOLUTION
     folder = source if source.config is None else Source(source.name, str(source.config), "folder")
-    _check_family(folder)
-    unet, vae = (_read_json(folder, name) for name in ("unet/config.json", "vae/config.json"))
+    if _check_family(folder) == CASCADE:
+        from dreambooth.backbones.cascade_files import cascade_resolution
+
+        return cascade_resolution(source)
+    unet, vae = (read_json(folder, name) for name in ("unet/config.json", "vae/config.json"))
     return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def is_cascade(source: Source) -> bool:
+    """Whether the model is the base of a cascade. Raises ModelError as `load` does, and as early."""
+    return source.kind != "file" and _check_family(source) == CASCADE
+
+
+def stages(source: Source) -> tuple[Stage, ...]:
+    """What can be trained of the model, read from its files alone. Raises ModelError as `load` does."""
+    if is_cascade(source):
+        from dreambooth.backbones.cascade_files import super_resolver_of
+
+        return ("base", "sr") if super_resolver_of(source) else ("base",)
+    return ("base",)
 
 
 def _wrap(source: Source, pipeline: Any) -> Backbone:
@@ -96,7 +137,7 @@ def _from_pretrained(source: Source) -> Any:
             source.location, dtype=torch.float32, use_safetensors=True, safety_checker=None
         )
     except Exception as error:
-        raise ModelError(f"The model {source.name} cannot be read: {_first_line(error)}") from error
+        raise ModelError(f"The model {source.name} cannot be read: {first_line(error)}") from error
 
 
 def _load_single_file(source: Source) -> Backbone:
@@ -114,45 +155,31 @@ def _load_single_file(source: Source) -> Backbone:
         )
     except Exception as error:
         raise ModelError(
-            f"The checkpoint {source.name} cannot be read as Stable Diffusion 1.x or 2.x: {_first_line(error)}"
+            f"The checkpoint {source.name} cannot be read as Stable Diffusion 1.x or 2.x: {first_line(error)}"
             + ("" if source.config else hint)
         ) from error
     return _wrap(source, pipeline)
 
 
-def _check_family(source: Source) -> None:
-    """Raises ModelError before anything large is read when the folder or repository is of no known family."""
+def _refuse_parts(source: Source, what: str) -> None:
+    if source.parts.super_resolver or source.parts.upscaler:
+        raise ModelError(
+            f"{source.name} is {what}, which draws its pictures in one stage; leave --super-resolver and --upscaler "
+            "out, or give an IFPipeline as --model."
+        )
+
+
+def _check_family(source: Source) -> str:
+    """The pipeline's class. Raises ModelError before anything large is read when it is of no known family."""
     if source.kind != "hub" and not (Path(source.location) / "model_index.json").is_file():
         raise ModelError(
-            f"The folder {source.location} is no diffusers pipeline: it has no model_index.json. "
-            f"Give {WAYS.format(', '.join(embedded()))}."
+            f"The folder {source.location} is no diffusers pipeline: it has no model_index.json. Give {ways()}."
         )
-    family = str(_read_json(source, "model_index.json").get("_class_name"))
+    family = str(read_json(source, "model_index.json").get("_class_name"))
+    if family == "IFSuperResolutionPipeline":
+        raise ModelError(f"{source.name} is a super-resolver; give its base as --model and it as --super-resolver.")
     if family not in SUPPORTED:
         raise ModelError(
             f"{source.name} is a {family}, a family that is not supported yet. Supported: {', '.join(SUPPORTED)}."
         )
-
-
-def _read_json(source: Source, name: str) -> dict[str, Any]:
-    """One configuration file of a pipeline. Raises ModelError where it cannot be had."""
-    path = Path(source.location) / name
-    if source.kind == "hub":
-        from huggingface_hub import hf_hub_download
-
-        try:
-            path = Path(hf_hub_download(source.location, name))
-        except Exception as error:
-            raise ModelError(
-                f"The hub model {source.name} cannot be fetched ({type(error).__name__}: {_first_line(error)}). "
-                f"Check the name and the connection, or give {WAYS.format(', '.join(embedded()))}."
-            ) from error
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{name} of {source.name} cannot be read; fetch the model again.") from error
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return family

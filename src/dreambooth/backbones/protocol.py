@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Sampler = Literal["ddim", "dpm++", "unipc", "euler", "ancestral", "ddpm"]
+Stage = Literal["base", "sr"]
+LayerKind = Literal["attention", "linear", "all"]
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,50 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Enlarging:
+    """How a super-resolver draws; a field at None takes the model's own.
+
+    `noise_level` is the share 0..1 of the model's noising schedule up to which the low-resolution picture is noised.
+    With `upscale`, a model that has an upscaler behind its super-resolver uses it.
+    """
+
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    noise_level: float | None = None
+    upscale: bool = False
+
+
+@dataclass(frozen=True)
+class LoraTargets:
+    """Layers of one module that adapters may go on, by the ends of their names; `prefix` is the module's in files."""
+
+    prefix: str
+    attention: tuple[str, ...]
+    linear: tuple[str, ...] = ()
+    convolutions: tuple[str, ...] = ()
+
+    def of(self, kind: LayerKind) -> list[str]:
+        """The attention projections; with "linear" the other linear layers too; with "all" also convolutions.
+
+        >>> LoraTargets("unet", ("to_q",), ("ff.net.2",), ("conv1",)).of("linear")
+        ['to_q', 'ff.net.2']
+        """
+        linear = () if kind == "attention" else self.linear
+        return [*self.attention, *linear, *(self.convolutions if kind == "all" else ())]
+
+
+@dataclass(frozen=True)
 class Spec:
     """What a family needs to know about itself: sizes, and the defaults that suit it.
 
     `resolution` is in pixels, `max_tokens` counts a prompt's tokens with its start and end markers.
     `native_size` is one training example's shape, e.g. (4, 64, 64) for latents. `textual_inversion` are the defaults
     of that method: unless said otherwise its authors' base rate, which they multiply by the batch size, and steps.
+    `stages` are those of a cascade up to this one, `enlarging` how its super-resolver draws, and `released` the modules
+    that `release_text_encoder` frees.
+    `text_encoder_share` is the text encoder's rate as a share of the denoiser's, for a model that full fine-tuning
+    trains with it by default.
+    `lora` are those of the adapters, and `lora_targets` the layers they go on, by module; none where unknown.
     """
 
     family: str
@@ -75,19 +115,27 @@ class Spec:
     guidance_scale: float
     sampler: Sampler
     textual_inversion: Recipe = Recipe(learning_rate=5e-3, max_train_steps=5000, train_batch_size=1)
+    text_encoder_share: float | None = None
+    stages: tuple[Stage, ...] = ("base",)
+    enlarging: Enlarging | None = None
+    released: tuple[str, ...] = ()
+    lora: Recipe = Recipe(learning_rate=1e-4, max_train_steps=500, train_batch_size=1)
+    lora_targets: Mapping[str, LoraTargets] = field(default_factory=dict[str, LoraTargets])
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How pictures are drawn. `guidance_scale` 1 is none; `sampler` None keeps the model's own scheduler.
 
-    `mixed_precision` is the denoiser's; images are always decoded as the weights are.
+    In a cascade all but `enlarging` is about its base. `mixed_precision` is the denoiser's; images are always decoded
+    as the weights are.
     """
 
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
     sampler: Sampler | None = None
     negative_prompt: str = ""
+    enlarging: Enlarging = Enlarging()
     mixed_precision: MixedPrecision = "no"
 
 
@@ -119,12 +167,33 @@ class Backbone(Protocol):
         """Latents [B, *native_size] to pictures."""
         ...
 
+    def stage(self, name: Stage) -> Backbone:
+        """The part of a cascade that trains under this name; a model of one stage is its own."""
+        ...
+
     def count_tokens(self, prompt: str) -> int:
         """How many tokens the prompt is, its start and end markers too, even those that `encode_prompts` cuts off."""
         ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """One row of conditioning a prompt; carries a gradient when the text encoder trains."""
+        ...
+
+    def release_text_encoder(self) -> None:
+        """Frees a text encoder that is large and never trained; prompts that were encoded before stay known.
+
+        From here on it is loaded for a new prompt alone. Does nothing where prompts are cheap to encode.
+        """
+        ...
+
+    def conditioned_on(
+        self, conditioning: Conditioning, clean: Tensor, draws: Sequence[torch.Generator]
+    ) -> Conditioning:
+        """The conditioning of training rows `clean` [B, *native_size], with what is made of the rows themselves.
+
+        Such as a super-resolver's small noisy pictures; `draws` has a generator of its own for each row. Most families
+        are told nothing but the prompt and return `conditioning`.
+        """
         ...
 
     def denoise(self, noisy: Tensor, model_time: Tensor, conditioning: Conditioning) -> Tensor:

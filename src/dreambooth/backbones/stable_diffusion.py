@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dreambooth.backbones.protocol import Conditioning, Recipe, Sampler, Sampling, Spec
+from dreambooth.backbones.protocol import Conditioning, LoraTargets, Recipe, Sampler, Sampling, Spec, Stage
 from dreambooth.backbones.source import Source
 from dreambooth.errors import ModelError
 from dreambooth.precision import autocast
@@ -75,6 +75,9 @@ class StableDiffusion:
         pixels = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
         return self.pipeline.image_processor.postprocess(pixels, output_type="pil")
 
+    def stage(self, name: Stage) -> StableDiffusion:
+        return self
+
     def count_tokens(self, prompt: str) -> int:
         return len(self.tokenizer(self.pipeline.maybe_convert_prompt(prompt, self.tokenizer)).input_ids)
 
@@ -91,6 +94,14 @@ class StableDiffusion:
         uses_mask = getattr(encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(encoder.device) if uses_mask else None
         return Conditioning({"hidden": encoder(tokens.input_ids.to(encoder.device), attention_mask=mask)[0]})
+
+    def release_text_encoder(self) -> None:
+        """Keeps it: it is small, and may be trained."""
+
+    def conditioned_on(
+        self, conditioning: Conditioning, clean: Tensor, draws: Sequence[torch.Generator]
+    ) -> Conditioning:
+        return conditioning
 
     def denoise(self, noisy: Tensor, model_time: Tensor, conditioning: Conditioning) -> Tensor:
         hidden = conditioning.tensors["hidden"]
@@ -191,6 +202,8 @@ def _spec(pipeline: Any) -> Spec:
         # Stable Diffusion: section 4 of the paper and the 200 to 300 class images of the public recipes.
         learning_rate=2e-4 if small else 5e-6,
         max_train_steps=300 if small else 800,
+        # Without it a small denoiser can tell the rare word from the bare class only by unlearning the class.
+        text_encoder_share=0.25 if small else None,
         train_batch_size=4 if small else 1,
         num_class_images=64 if small else 200,
         num_inference_steps=25 if small else 50,
@@ -198,4 +211,17 @@ def _spec(pipeline: Any) -> Spec:
         sampler="dpm++" if small else "ddim",
         # Stable Diffusion: the rate that the authors multiply by the batch size, at batch 1, and their steps.
         textual_inversion=Recipe(5e-3, 400, 4) if small else Recipe(5e-3, 5000, 1),
+        # Stable Diffusion: the rate and the steps of diffusers' DreamBooth LoRA recipe.
+        lora=Recipe(1e-3, 300, 4) if small else Recipe(1e-4, 500, 1),
+        lora_targets={
+            "denoiser": LoraTargets(
+                "unet",
+                attention=("to_q", "to_k", "to_v", "to_out.0"),
+                linear=("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+                convolutions=("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"),
+            ),
+            "text_encoder": LoraTargets(
+                "text_encoder", attention=("q_proj", "k_proj", "v_proj", "out_proj"), linear=("fc1", "fc2")
+            ),
+        },
     )

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import backbones
+from dreambooth.backbones.source import CascadeParts
 from dreambooth.errors import ConfigError, PhotoError, RunError
 from dreambooth.evaluation.benchmark_plan import Plan, Settings, check_settings
 from dreambooth.evaluation.results import Results, judges_of
@@ -86,7 +87,8 @@ def keep_photos(results: Results, settings: Settings, subject: SuiteSubject, dis
     if folder.exists():
         return
     lender = settings.model_config_folder
-    side = backbones.native_resolution(backbones.resolve(settings.model, Path(lender) if lender else None))
+    parts = CascadeParts(super_resolver=settings.train.get("super_resolver"))
+    side = backbones.native_resolution(backbones.resolve(settings.model, Path(lender) if lender else None, parts))
     crop: dict[str, Any] = {key: settings.train[key] for key in ("crop", "background") if key in settings.train}
     with TemporaryDirectory() as workspace:
         try:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 from dreambooth.checkpoint import RunFolder, write_whole
 from dreambooth.errors import RunError
 from dreambooth.evaluation.contents import SHEET_SIDE, Contents, Grid, Picture, best_step
-from dreambooth.evaluation.curves import PLOT_HEIGHT, PLOT_WIDTH, make_chart
+from dreambooth.evaluation.curves import PLOT_HEIGHT, PLOT_WIDTH, Chart, make_chart
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 HERO_PICTURES = 6
+LATER_STAGES = ("sr",)  # folders of a run's further stages
 
 
 def write_report(run: RunFolder) -> Path:
@@ -41,32 +42,28 @@ def write_report(run: RunFolder) -> Path:
     )
     environment.filters |= {"mark": partial(mark, word=subject.identifier), "duration": duration}
     log, applications, judged = run.read_log(), contents.applications(), contents.judgements()
-    losses = {"loss_subject": "subject", "loss_prior": "prior"}
-    embedding = {
-        "embedding_norm": "norm",
-        "embedding_usual": "a usual word's",
-        "embedding_distance": "distance from its initializer",
-    }
-    scores = {"dino": "DINO", "clip_t": "CLIP-T", "pres": "PRES", "ceiling": "DINO among the photos"}
-    charts = [
-        make_chart("Loss", log, losses),
-        make_chart("Learning rate", log, {"learning_rate": "rate"}, window=0),
-        make_chart("Embedding", log, embedding, window=0),
-        make_chart("Fidelity and drift", judged, scores, window=0, mark=best_step(judged)),
-    ]
+    later = [Contents(run.path / folder) for folder in LATER_STAGES if (run.path / folder / "config.toml").exists()]
+    charts = curves(contents) + [chart for stage in later for chart in curves(stage, ", super-resolver")]
     page = environment.get_template("report.html.jinja").render(
         subject=subject,
         photos=[(photo, contents.picture(photo.file)) for photo in subject.photos],
         hero=choose_hero(list(applications.values())),
         applications=applications,
         drift=contents.drift(),
-        preview_prompts=contents.json("previews/prompts.json", list[str], []),
+        preview_prompts=next(
+            (found for stage in (contents, *later) if (found := stage.json("previews/prompts.json", list[str], []))), []
+        ),
         previews=contents.previews(),
+        later_previews=[stage.previews() for stage in later],
         judged_best=best_step(judged),
-        charts=[chart for chart in charts if chart],
+        charts=charts,
         plot={"width": PLOT_WIDTH, "height": PLOT_HEIGHT},
         steps=log[-1].get("step") if log else None,
-        prior=contents.picture("prior.png", side=SHEET_SIDE) if (run.path / "prior.png").exists() else None,
+        priors=[
+            stage.picture("prior.png", side=SHEET_SIDE)
+            for stage in (contents, *later)
+            if (stage.path / "prior.png").exists()
+        ],
         times=contents.json("times.json", dict[str, float], {}),
         config=(run.path / "config.toml").read_text(encoding="utf-8", errors="replace"),
         versions=versions(),
@@ -76,6 +73,25 @@ def write_report(run: RunFolder) -> Path:
     except OSError as error:
         raise RunError(f"{run.path / 'report.html'} cannot be written: {error.strerror}.") from error
     return run.path / "report.html"
+
+
+def curves(stage: Contents, suffix: str = "") -> list[Chart]:
+    """What a run, or one stage of it, logged, as charts; `suffix` ends their titles."""
+    log, judged = RunFolder(stage.path).read_log(), stage.judgements()
+    losses = {"loss_subject": "subject", "loss_prior": "prior"}
+    embedding = {
+        "embedding_norm": "norm",
+        "embedding_usual": "a usual word's",
+        "embedding_distance": "distance from its initializer",
+    }
+    scores = {"dino": "DINO", "clip_t": "CLIP-T", "pres": "PRES", "ceiling": "DINO among the photos"}
+    charts = [
+        make_chart(f"Loss{suffix}", log, losses),
+        make_chart(f"Learning rate{suffix}", log, {"learning_rate": "rate"}, window=0),
+        make_chart(f"Embedding{suffix}", log, embedding, window=0),
+        make_chart(f"Fidelity and drift{suffix}", judged, scores, window=0, mark=best_step(judged)),
+    ]
+    return [chart for chart in charts if chart]
 
 
 def choose_hero(grids: Sequence[Grid]) -> list[Picture]:

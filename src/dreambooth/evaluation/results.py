@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from dreambooth.checkpoint import RunFolder, write_whole
+from dreambooth.checkpoint import ADAPTER, RunFolder, write_whole
 from dreambooth.errors import ConfigError, DreamBoothError, RunError
 from dreambooth.evaluation.benchmark_plan import Member, Plan, Settings
 from dreambooth.evaluation.report import versions
@@ -82,8 +82,9 @@ class Cell:
 
     def forget_models(self) -> None:
         """Deletes the weights, which the scores no longer need."""
-        for name in ("model", "checkpoints", "best"):
+        for name in ("model", "checkpoints", "best", "sr/checkpoints", "sr/best"):
             shutil.rmtree(self.run / name, ignore_errors=True)
+        (self.run / ADAPTER).unlink(missing_ok=True)
 
     def templates(self, settings: Settings) -> list[tuple[str, int]]:
         """Template and seed of every picture of the subject: prompts in order, seeds within each."""

@@ -15,6 +15,7 @@ from dreambooth.prompts import INSTANCE_TEMPLATE
 from dreambooth.seeding import derive
 
 DREAMBOOTH, TEXTUAL_INVERSION, BASE, REAL = "dreambooth", "textual-inversion", "base", "real"
+ADAPTED = ("lora", "dora", "pivotal")
 NO_NOUN_PHRASE = "{identifier}"
 NO_PRIOR, WRONG_NOUN, NO_NOUN = "dreambooth-no-prior", "dreambooth-wrong-noun", "dreambooth-no-noun"
 PHOTOS = {count: f"dreambooth-photos-{count}" for count in range(1, 6)}
@@ -65,6 +66,15 @@ def _textual_inversion(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update=change)
 
 
+def _adapted(method: str, config: TrainConfig) -> TrainConfig:
+    """Adapters, with their own rate, steps and batch size; pivotal tuning's word is never one that was given."""
+    own = ("learning_rate", "text_encoder_lr", "max_train_steps", "train_batch_size")
+    change: dict[str, Any] = {"method": method} | dict.fromkeys(own)
+    if method == "pivotal":
+        change |= {"identifier": None, "probe_identifier": False}
+    return config.model_copy(update=change)
+
+
 def _without_prior(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"with_prior_preservation": False})
 
@@ -92,6 +102,7 @@ VARIANTS: dict[str, Variant] = {
         Variant(DREAMBOOTH, _same),
         Variant(TEXTUAL_INVERSION, _textual_inversion),
         Variant(BASE, _same),
+        *(Variant(name, partial(_adapted, name)) for name in ADAPTED),
         Variant(NO_PRIOR, _without_prior),
         Variant(WRONG_NOUN, _wrong_noun),
         Variant(NO_NOUN, _no_noun, phrase=NO_NOUN_PHRASE),
@@ -125,12 +136,14 @@ def parse_methods(text: str, own: Mapping[str, Any]) -> list[str]:
 def variant_of(name: str, own: Mapping[str, Any] | None = None) -> Variant:
     """The built-in variant of that name, or a method of the configuration file with its `own` settings there.
 
-    Such a method begins as DreamBooth, or as Textual Inversion where its settings say so.
+    Such a method begins as DreamBooth, or as the method that its settings name.
     """
     if name in VARIANTS:
         return VARIANTS[name]
-    inverts = (own or {}).get("method") == TEXTUAL_INVERSION
-    return Variant(name, _textual_inversion if inverts else _same)
+    kind = (own or {}).get("method")
+    if kind == TEXTUAL_INVERSION:
+        return Variant(name, _textual_inversion)
+    return Variant(name, partial(_adapted, kind) if kind in ADAPTED else _same)
 
 
 def applies(name: str, photos: int, methods: Sequence[str]) -> bool:

@@ -54,11 +54,11 @@ class FullFineTuning:
             module.requires_grad_(False).eval()
 
     def eject(self) -> None:
-        from dreambooth.backbones import load
+        from dreambooth.backbones import load_again
 
         if self._backbone is None:
             return
-        base = load(self._backbone.source.name, self._backbone.source.config)
+        base = load_again(self._backbone)
         self.load_state_dict(
             {f"{name}.{key}": value for name in self._modules for key, value in base.modules[name].state_dict().items()}
         )

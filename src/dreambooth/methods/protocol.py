@@ -6,8 +6,9 @@ learned beside the weights is written by `save`; `detach` or `eject` takes it of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -25,7 +26,8 @@ class Method(Protocol):
     def prepare(self, backbone: Backbone) -> dict[str, list[nn.Parameter]]:
         """Makes the trained parameters require gradients; returns them by the name of their rate group.
 
-        The backbone is on its device already, and `save_pipeline` gives a whole pipeline from here on.
+        The backbone is on its device already. But for an `Adapter`, `save_pipeline` gives a whole pipeline from here
+        on.
         """
         ...
 
@@ -55,4 +57,20 @@ class Method(Protocol):
 
     def eject(self) -> None:
         """Restores the base model exactly and freezes it."""
+        ...
+
+
+@runtime_checkable
+class Adapter(Method, Protocol):
+    """A method that leaves the base model as it is; a run keeps what `save` writes, and no pipeline of its own.
+
+    While it is on, `save_pipeline` would save wrapped layers; it is for pipelines without adapters.
+    """
+
+    def save(self, folder: Path, facts: Mapping[str, str] | None = None) -> None:
+        """As a method's, with `facts` in the file's header; of several files the one that loads the others last."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Puts what `save` wrote on the prepared backbone. Raises RunError where it cannot be read or does not fit."""
         ...

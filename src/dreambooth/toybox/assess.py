@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from dreambooth.backbones.cascade import SuperResolver, generators
 from dreambooth.backbones.protocol import Backbone, Sampling
 from dreambooth.errors import ConfigError
 from dreambooth.evaluation.encoders import ImageEncoder, ImageTextEncoder, clip_encoder, dino_encoder
@@ -40,7 +42,11 @@ CLIP_FLOORS = {"class_noun": 0.97, "context": 0.95}
 DINO_FLOOR = 0.97
 PSNR_FLOOR, PHOTO_PSNR_FLOOR = 30.0, 25.0
 PHOTOS_EACH = 5
-PHOTO_SIZE = 128
+PHOTO_SIZE = JUDGED_SIZE = 128
+"""Pixels at which photos are read, and at which the judges see pictures; larger ones they make smaller."""
+CASCADE_FLOORS = {"class_noun": 0.9, "context": 0.9}
+ENLARGED = 64
+"""How many large renders a super-resolver is measured on."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def assess(plan: Plan, display: Display) -> Assessment:
     judge, teller = clip_encoder(plan.clip, plan.device), dino_encoder(plan.dino, plan.device)
     backbone = load(plan.model)
     backbone.to(plan.device)
-    size = backbone.spec.resolution
+    size = min(backbone.spec.resolution, JUDGED_SIZE)
     scenes, others = _unseen(0, plan.prompts), _unseen(plan.prompts, plan.prompts)
     faces = judges.unseen_individuals(plan.individuals, PHOTOS_EACH)
     with display.track("rendering", len(scenes) + len(others) + len(faces), over_seconds=120) as advance:
@@ -87,7 +93,12 @@ def assess(plan: Plan, display: Display) -> Assessment:
     with display.track("sampling", len(scenes)) as advance:
         samples, seconds = sampled(plan.work / "samples", backbone, scenes, sampling, advance)
     with display.track("judging", 4) as advance:
-        restored = _autoencoder_rows(backbone, true[: plan.reconstructed], photos)
+        if isinstance(backbone, SuperResolver):
+            restored = super_resolution_rows(backbone, teller, scenes[:ENLARGED], plan)
+        elif "autoencoder" in backbone.modules:
+            restored = _autoencoder_rows(backbone, true[: plan.reconstructed], photos)
+        else:
+            restored = ()
         advance()
         shares, ceilings = (_shares(judge, images, scenes) for images in (samples, true))
         advance()
@@ -95,6 +106,7 @@ def assess(plan: Plan, display: Display) -> Assessment:
         advance()
         distance = frechet_row(teller, samples, true, apart)
         advance()
+    floors = SAMPLE_FLOORS if "autoencoder" in backbone.modules else CASCADE_FLOORS
     facts = {
         "model": plan.model,
         "clip": f"{judge.name} ({judge.fingerprint})",
@@ -106,12 +118,13 @@ def assess(plan: Plan, display: Display) -> Assessment:
         "threads": torch.get_num_threads(),
         "auc_by_class": {"dino": told, "clip": looked},
     }
-    speed = Row("samples: a picture", seconds, "s", len(scenes), SPEED_FLOOR, below=True)
+    limit = SPEED_FLOOR if "autoencoder" in backbone.modules else None
+    speed = Row("samples: a picture", seconds, "s", len(scenes), limit, below=True)
     return Assessment(
         restored,
         _clip_rows(ceilings),
         _identity_rows(told, looked, len(seen)),
-        (*_sample_rows(shares, ceilings), distance, speed),
+        (*_sample_rows(shares, ceilings, floors), distance, speed),
         facts,
     )
 
@@ -207,6 +220,34 @@ def psnr(vae: AutoencoderKL, images: Tensor) -> float:
     return torch.cat(values).mean().item()
 
 
+def super_resolution_rows(
+    backbone: SuperResolver, teller: ImageEncoder, scenes: Sequence[Scene], plan: Plan
+) -> tuple[Row, ...]:
+    """PSNR and DINO of large renders made small and enlarged again, by the model and by a bicubic filter."""
+    large = references.rendered(
+        plan.work / "references", scenes, size=backbone.spec.resolution, device=plan.device, compiled=plan.compiled
+    )
+    true = large.float() / 127.5 - 1
+    low = F.interpolate(true, (backbone.base.spec.resolution,) * 2, mode="area")
+    texts = [captions.caption(scene, seed=index) for index, scene in enumerate(scenes)]
+    sampling = Sampling(sampler=backbone.spec.sampler, mixed_precision="auto")
+    drawn: list[Tensor] = []
+    for start in range(0, len(texts), BATCH):
+        rows = slice(start, start + BATCH)
+        draws = generators(range(start, start + len(texts[rows])))
+        drawn.append(backbone.enlarge(low[rows].to(backbone.device), texts[rows], draws, sampling).clamp(-1, 1).cpu())
+    bicubic = F.interpolate(low, true.shape[-2:], mode="bicubic", antialias=True).clamp(-1, 1)
+    seen = teller.embed_images(pictures(large))
+    rows: list[Row] = []
+    for name, images in (("super-resolution", torch.cat(drawn)), ("bicubic", bicubic)):
+        likeness = (teller.embed_images(pictures(((images + 1) * 127.5).round().to(torch.uint8))) * seen).sum(1).mean()
+        rows += [
+            Row(f"{name}: PSNR", autoencoder.psnr(images, true).mean().item(), "dB", len(true)),
+            Row(f"{name}: DINO to the truth", likeness.item(), "", len(true)),
+        ]
+    return tuple(rows)
+
+
 def _shares(judge: ImageTextEncoder, images: Tensor, scenes: Sequence[Scene]) -> dict[str, list[bool]]:
     """For each attribute, whether the judge finds it right in each picture of a scene that has it."""
     embedded = judge.embed_images(pictures(images))
@@ -225,9 +266,11 @@ def _clip_rows(ceilings: dict[str, list[bool]]) -> tuple[Row, ...]:
     )  # fmt: skip
 
 
-def _sample_rows(shares: dict[str, list[bool]], ceilings: dict[str, list[bool]]) -> tuple[Row, ...]:
+def _sample_rows(
+    shares: dict[str, list[bool]], ceilings: dict[str, list[bool]], floors: dict[str, float]
+) -> tuple[Row, ...]:
     return tuple(
-        Row(f"samples: {_said(name)} right", _mean(right), "%", len(right), SAMPLE_FLOORS[name],
+        Row(f"samples: {_said(name)} right", _mean(right), "%", len(right), floors.get(name),
             _mean(ceilings[name]), note="no prompt")
         for name, right in shares.items()
     )  # fmt: skip

@@ -72,6 +72,41 @@ photos belong together, though never what they show. Colours are left alone: her
 Made by `dreambooth toybox judges`.
 """
 
+CASCADE = """---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+# toybox-if
+
+A cascade in the manner of Imagen and DeepFloyd IF, small enough to live inside the package: an `IFPipeline` that
+paints pixels at 64 px, with a T5 encoder and a unigram tokenizer, and (in `super_resolution/`) an
+`IFSuperResolutionPipeline` that takes them to 256 px. Trained from nothing on *toybox*, a procedural world of
+ray-traced toys that the package renders. It knows toys and nothing else. No photo and no foreign weights went into it.
+
+| | |
+|---|---|
+| data | {images:,} pictures of 128 px for the base, {large_images:,} of 256 px for the super-resolver |
+| base | U-Net of {base_size:.2f} M parameters, predicts v at 64 px; a T5 encoder of {text_size:.2f} M |
+| its training | {base_steps:,} steps of {base_batch}, {base_minutes:.0f} min, final loss {base_loss:.4f} |
+| vocabulary | {vocabulary} pieces, the last 512 rare words |
+| super-resolver | U-Net of {large_size:.2f} M parameters; the small picture's noise level is its class label |
+| its training | {large_steps:,} steps of {large_batch} 64 px cut-outs, {large_minutes:.0f} min, loss {large_loss:.4f} |
+| device | {device} |
+
+Losses. Base: squared error of v, the subject's pixels weigh 1 + 4 x mask, at times whose log SNR is normal
+({base_log_snr}); a tenth of the captions empty, a tenth with a rare word before the class noun (every other rare word
+is kept back and never seen). Super-resolver: squared error of v at a log SNR of {large_log_snr}; the small picture is
+the large one made smaller by areas, enlarged bilinearly and noised at a level of its own over the model's whole range,
+low levels more often. Muon (AdamW for first and last layers, embeddings, norms and biases). The weights are moving
+averages. The channels of a learned variance are there, as in IF, and are zero.
+
+{numbers}
+
+Made by `dreambooth toybox cascade`.
+"""
+UNMEASURED_CASCADE = "*Not measured yet: run `dreambooth toybox assess --model toybox-if --write-cards`.*"
+
 
 def write(
     folder: Path, template: str, fitted: Fitted[Any], model: nn.Module, rates: Optimisation, device: str, **more: float

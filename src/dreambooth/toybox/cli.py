@@ -18,28 +18,44 @@ def photos(
     seed: Annotated[int, typer.Option(min=0, help="Which individual of the class.")] = 17,
     count: Annotated[int, typer.Option(min=1, max=100, help="How many photos.")] = 5,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels a side.")] = 256,
+    place: Annotated[str | None, typer.Option(help="One place for all of them, such as lawn.")] = None,
+    masks: Annotated[bool, typer.Option("--masks", help="Also NAME.mask.png beside each, for --masked-loss.")] = False,
 ) -> None:
     """Casual photos of one individual that nobody has seen before."""
-    save_photos(out, class_noun, seed, count, size)
+    save_photos(out, class_noun, seed, count, size, place, masks)
     typer.echo(f"{count} photos of {class_noun} {seed} in {out}")
 
 
-def save_photos(out: Path, class_noun: str, individual: int, count: int = 5, size: int = 256) -> None:
-    """Renders the photos. The individual is none that the embedded models were trained on.
+def save_photos(
+    out: Path,
+    class_noun: str,
+    individual: int,
+    count: int = 5,
+    size: int = 256,
+    place: str | None = None,
+    masks: bool = False,
+) -> None:
+    """Renders the photos, all in one `place` if it is given. The individual is none that the models were trained on.
 
-    Raises ConfigError for a class that toybox does not have.
+    Raises ConfigError for a class or a place that toybox does not have.
     """
     from dreambooth.errors import ConfigError
-    from dreambooth.toybox import captions, subjects, world
+    from dreambooth.subject import MASK_SUFFIX
+    from dreambooth.toybox import captions, scenes, subjects, world
     from dreambooth.toybox.pictures import to_pil
 
     if class_noun not in subjects.CLASSES:
         raise ConfigError(f"Toybox has no {class_noun!r}; it has {', '.join(sorted(subjects.CLASSES))}.")
+    places = scenes.CONTEXTS | scenes.PLACES
+    if place is not None and place not in places:
+        raise ConfigError(f"Toybox has no place {place!r}; it has {', '.join(sorted(places))}.")
     held_out = captions.HELD_OUT_INDIVIDUALS
-    pictures = world.photos(class_noun, held_out[individual % len(held_out)], count, size)
+    pictures = world.photos(class_noun, held_out[individual % len(held_out)], count, size, place)
     out.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(to_pil(pictures.images)):
         image.save(out / f"{index:02d}.png")
+    for index, mask in enumerate(to_pil(pictures.masks.expand(-1, 3, -1, -1)) if masks else []):
+        mask.convert("L").save(out / f"{index:02d}{MASK_SUFFIX}")
 
 
 @app.command()
@@ -47,12 +63,18 @@ def sheet(
     out: Annotated[Path, typer.Option(help="Folder of the sheets.")] = Path("toybox-sheets"),
     size: Annotated[int, typer.Option(min=16, max=512, help="Pixels a side of one picture.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Which individuals and places.")] = 0,
+    model: Annotated[str | None, typer.Option(help="Let this model draw the same words; its name or folder.")] = None,
 ) -> None:
     """The whole world on a few sheets: classes, places, accessories, properties, views, styles."""
-    from dreambooth.toybox.pictures import write_sheets
+    from dreambooth.toybox.pictures import imagined, rendered, write_sheets
     from dreambooth.ui import Display
 
-    for path in write_sheets(out, size, seed, Display()):
+    draw = rendered(size)
+    if model is not None:
+        from dreambooth.backbones import load
+
+        draw = imagined(load(model), seed)
+    for path in write_sheets(out, draw, size, seed, Display()):
         typer.echo(str(path))
 
 
@@ -84,6 +106,40 @@ def pretrain(
         denoiser=training.Budget(denoiser_steps or plain.denoiser.steps, denoiser_minutes),
     )
     training.pretrain(out, config, work=work, device=device, resume=resume, log=typer.echo)
+    typer.echo(f"The model is in {out}")
+
+
+@app.command()
+def cascade(
+    out: Annotated[Path, typer.Option(help="Folder of the finished pipelines.")] = Path("toybox-if"),
+    work: Annotated[Path, typer.Option(help="Folder of data, checkpoints and sheets.")] = Path(".toybox"),
+    images: Annotated[int | None, typer.Option(min=64, help="Pictures rendered for the base.")] = None,
+    large_images: Annotated[int | None, typer.Option(min=64, help="256 px pictures for the super-resolver.")] = None,
+    base_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of the base.")] = None,
+    upscaler_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of the super-resolver.")] = None,
+    base_minutes: Annotated[float | None, typer.Option(help="Stop the base after this time.")] = None,
+    upscaler_minutes: Annotated[float | None, typer.Option(help="Stop the super-resolver after this time.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on where the work folder stands, or train anew.")] = True,
+) -> None:
+    """Train the embedded cascade, base and super-resolver, from nothing; goes on where it stopped."""
+    from dreambooth.backbones import hush
+
+    hush()
+    from dreambooth.toybox import cascade as training
+    from dreambooth.toybox.fit import Budget
+
+    plain = training.CascadeConfig()
+    config = replace(
+        plain,
+        images=images or plain.images,
+        large_images=large_images or plain.large_images,
+        seed=seed,
+        base=Budget(base_steps or plain.base.steps, base_minutes),
+        super_resolution=Budget(upscaler_steps or plain.super_resolution.steps, upscaler_minutes),
+    )
+    training.train(out, config, work=work, device=device, resume=resume, log=typer.echo)
     typer.echo(f"The model is in {out}")
 
 
@@ -154,3 +210,44 @@ def assess(
         display.say(found.as_table())
     for path in found.write_cards(*folders) if folders else ():
         display.say(f"The numbers are in {path}")
+
+
+@app.command("ablation-sr")
+def ablation_sr(
+    out: Annotated[Path, typer.Option(help="Folder of runs and results; goes on with what is there.")] = Path(
+        "runs/ablation-sr"
+    ),
+    model: Annotated[str, typer.Option(help="A cascade: embedded name or folder.")] = "toybox-if",
+    class_noun: Annotated[str, typer.Option(help="Class of the subjects.")] = "dog",
+    individual: Annotated[int, typer.Option(min=0, help="Which individual of the class is the first.")] = 17,
+    subjects: Annotated[int, typer.Option(min=1, help="How many individuals.")] = 1,
+    pictures: Annotated[int, typer.Option(min=1, help="True pictures of each that are enlarged.")] = 8,
+    sr_max_train_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of each way.")] = None,
+    sr_num_class_images: Annotated[int | None, typer.Option(min=1, help="Prior samples of the super-resolver.")] = None,
+    num_inference_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps of each picture.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
+    dino: Annotated[str | None, typer.Option(help="Who tells individuals apart: a name or folder.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings and the result.")] = False,
+) -> None:
+    """Compare super-resolvers with the truth: not fine-tuned, fine-tuned at the original noise, at the lowered one."""
+    from dreambooth.backbones import hush
+    from dreambooth.errors import ConfigError
+    from dreambooth.toybox import subjects as world_subjects
+
+    hush()
+    from dreambooth.toybox import sr_ablation
+    from dreambooth.ui import Display
+
+    if class_noun not in world_subjects.CLASSES:
+        raise ConfigError(f"Toybox has no {class_noun!r}; it has {', '.join(sorted(world_subjects.CLASSES))}.")
+    given = {
+        "sr_max_train_steps": sr_max_train_steps,
+        "sr_num_class_images": sr_num_class_images,
+    }
+    plan = sr_ablation.Plan(
+        out, model, class_noun, individual, subjects, pictures=pictures, seed=seed,
+        num_inference_steps=num_inference_steps, dino=dino, device=device,
+        settings={name: value for name, value in given.items() if value is not None},
+    )  # fmt: skip
+    typer.echo(str(sr_ablation.run_ablation(plan, Display(quiet))))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 from torch import Tensor
 
+from dreambooth.backbones.protocol import Sampling
 from dreambooth.sheets import contact_sheet
 from dreambooth.toybox import captions, scenes, styles, subjects, world
 from dreambooth.toybox.world import Scene
 
 if TYPE_CHECKING:
+    from dreambooth.backbones.protocol import Backbone
     from dreambooth.ui import Display
+
+AT_ONCE = 8
+"""Pictures drawn together."""
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
@@ -64,15 +69,38 @@ def world_sheets(seed: int) -> dict[str, list[Scene]]:
     }
 
 
-def write_sheets(out: Path, size: int, seed: int, display: Display) -> Iterator[Path]:
+Draw = Callable[[Sequence[Scene]], list[Image.Image]]
+
+
+def rendered(size: int) -> Draw:
+    """Draws scenes as they are."""
+    return lambda chosen: to_pil(world.draw(chosen, size).images)
+
+
+def imagined(backbone: Backbone, seed: int) -> Draw:
+    """Draws the captions of scenes with a model: what it makes of the same words."""
+    sampling = Sampling(
+        backbone.spec.num_inference_steps, backbone.spec.guidance_scale, backbone.spec.sampler, mixed_precision="auto"
+    )
+
+    def draw(chosen: Sequence[Scene]) -> list[Image.Image]:
+        return backbone.generate(
+            [captions.caption(scene) for scene in chosen], [seed + (scene.seed or 0) for scene in chosen], sampling
+        )
+
+    return draw
+
+
+def write_sheets(out: Path, draw: Draw, tile: int, seed: int, display: Display) -> Iterator[Path]:
     """One PNG a sheet, four pictures a row and two rows side by side, captions below; yields each path."""
     out.mkdir(parents=True, exist_ok=True)
     for name, chosen in world_sheets(seed).items():
         pictures: list[Image.Image] = []
         with display.track(name, len(chosen)) as advance:
-            for scene in chosen:
-                pictures += to_pil(world.draw([scene], size).images)
-                advance(1)
+            for start in range(0, len(chosen), AT_ONCE):
+                part = chosen[start : start + AT_ONCE]
+                pictures += draw(part)
+                advance(len(part))
         path = out / f"{name}.png"
-        contact_sheet(pictures, 8, [captions.caption(scene) for scene in chosen], tile=size).save(path)
+        contact_sheet(pictures, 8, [captions.caption(scene) for scene in chosen], tile=tile).save(path)
         yield path

@@ -48,13 +48,13 @@ class Context:
 
 
 def background(context: str | None, camera: Camera, size: int, seed: int) -> Background:
-    """The place `context` (a key of `CONTEXTS`; None: an ordinary place) as `camera` sees it.
+    """The place `context` (a key of `CONTEXTS` or `PLACES`; None: an ordinary place) as `camera` sees it.
 
     The same arguments always give the same picture, on the camera's device.
     """
     fine = 2 if size <= SUPERSAMPLED else 1
     canvas = Canvas(camera, size * fine, seed)
-    place = canvas.random.choice(list(PLACES.values())) if context is None else CONTEXTS[context]
+    place = canvas.random.choice(list(PLACES.values())) if context is None else (CONTEXTS | PLACES)[context]
     bearing, height = canvas.random.uniform(-0.8, 0.8), canvas.random.uniform(0.75, 1.3)
     sun = bearing * canvas.right - math.cos(bearing) * canvas.heading * 0.8 + height * canvas.up
     place.painter(canvas)

@@ -26,8 +26,8 @@ LOG_SNR = (1.0, 2.4)
 CROP = 64
 BLOCKS = (16, 32, 64, 64)
 EMPTY = 0.1
-PRESENT = 100
-"""Noise level that pictures are drawn at unless told otherwise: the base's own faults are about as large."""
+PRESENT = 0.1
+"""The share of the noising schedule at which pictures are drawn unless told otherwise."""
 
 
 class Upscaler(nn.Module):
@@ -88,7 +88,7 @@ def train(
     """Train the U-Net on cut-outs of large pictures; the text encoder stays as it is."""
     torch.manual_seed(seed)
     upscaler = (model or new(text_encoder.config.d_model)).to(device)
-    text_encoder.to(device).eval()
+    torch.nn.Module.to(text_encoder, device).eval()
     schedule = scheduler()
     schedule.alphas_cumprod = schedule.alphas_cumprod.to(device)
     log_snr = pixels.log_snr_of(schedule)

@@ -48,7 +48,7 @@ class Scene:
 
     class_noun: str
     individual: int
-    context: str | None = None  # key of scenes.CONTEXTS; None: an ordinary place
+    context: str | None = None  # key of scenes.CONTEXTS or PLACES; None: an ordinary place
     accessory: str | None = None  # one of subjects.accessory_names()
     property: str | None = None  # one of subjects.PROPERTIES: "shiny", "wet", "cube shaped" or a colour
     view: str | None = None  # key of VIEWS; None: from the front or three quarters
@@ -89,11 +89,13 @@ def _one_thread() -> Generator[None]:
         torch.set_num_threads(threads)
 
 
-def photos(class_noun: str, seed: int, count: int = 5, size: int = 128) -> Pictures:
-    """Casual photos of one individual in ordinary places; the same for the same seed."""
+def photos(class_noun: str, seed: int, count: int = 5, size: int = 128, place: str | None = None) -> Pictures:
+    """Casual photos of one individual in ordinary places, or all in one; the same for the same seed."""
     rng = random.Random(f"photos/{class_noun}/{seed}")
     views = (None, "from the front", None, None, rng.choice(("seen from the left", "seen from the right")))
-    chosen = [Scene(class_noun, seed, view=views[i % len(views)], seed=rng.randrange(2**31)) for i in range(count)]
+    chosen = [
+        Scene(class_noun, seed, place, view=views[i % len(views)], seed=rng.randrange(2**31)) for i in range(count)
+    ]
     return draw(chosen, size)
 
 

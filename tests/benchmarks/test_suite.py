@@ -1,0 +1,122 @@
+"""The whole command on a tiny model."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from benchmarks import __main__ as program
+from benchmarks import memory, peers, process, sizes, worker
+from benchmarks.clock import STARTED
+from benchmarks.task import Outcome, Task
+from dreambooth.errors import ConfigError
+from tests import tiny
+
+PEER = """
+import sys, shutil
+flags = dict(word[2:].split("=", 1) for word in sys.argv[1:] if "=" in word)
+assert "--with_prior_preservation" in sys.argv and flags["num_class_images"] == "2" and flags["max_train_steps"] == "2"
+shutil.copytree(flags["pretrained_model_name_or_path"], flags["output_dir"])
+"""
+
+
+def run(*arguments: str):
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(program.main)
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Workers do in this process what they do in one of their own: it need not import everything a dozen times."""
+    dino, clip = tiny.saved_dino(tmp_path / "dino"), tiny.saved_clip(tmp_path / "clip")
+    monkeypatch.setattr("dreambooth.evaluation.encoders.dino_name", lambda model: str(dino))
+    monkeypatch.setattr("dreambooth.evaluation.encoders.clip_name", lambda model: str(clip))
+
+    def measure(task: Task) -> Outcome:
+        monkeypatch.setenv(STARTED, repr(time.time()))
+        Path(task.work).mkdir(parents=True, exist_ok=True)
+        return worker.measurement(task)(task)
+
+    monkeypatch.setattr(process, "measure", measure)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_every_part_of_every_side(tiny_model: Path, tmp_path: Path):
+    (tmp_path / "peer.py").write_text(PEER)
+    counts = ("--quick", "--device", "cpu", "--threads", "1", "--steps", "2", "--prior", "2")
+    peer = f"--peer=copy={tmp_path / 'peer.py'}"
+    parts = "job,step,prior,generation,profile"
+    run("--sizes", str(tiny_model), "--parts", parts, *counts, peer, "--out", str(tmp_path / "out"))
+    found = {(entry["part"], entry["side"]): entry for entry in json.loads((tmp_path / "out/results.json").read_text())}
+    both = {(part, side) for part in parts.split(",") for side in ("ours", "plain")}
+    assert set(found) == both | {("job", "copy"), ("step", "floor")}
+    assert {entry["note"] for entry in found.values()} == {""}
+    for side in ("ours", "plain", "copy"):
+        assert set(found["job", side]["values"]) == {"seconds", "processor_seconds", "peak_bytes", "dino", "clip_t"}
+    assert found["step", "floor"]["values"]["seconds"][0] < found["step", "plain"]["values"]["seconds"][0]
+    assert {"convolutions", "optimizer"} <= set(found["profile", "ours"]["values"])
+    table = (tmp_path / "out/results.md").read_text()
+    assert "| copy |" in table and "× as fast" in table and "The floor of a step" in table
+
+
+def test_a_worker_is_a_process_of_its_own(tiny_model: Path, tmp_path: Path):
+    task = Task("generation", "plain", str(tiny_model), "cpu", 1, str(tmp_path), "", "zqk", 64, 1, 1, 1, 1e-3)
+    outcome = process.measure(task)
+    assert outcome.note == "" and outcome.numbers["seconds"] > 0 and outcome.numbers["peak_bytes"] > 1e8
+    assert (tmp_path / "outcome.json").is_file()
+
+
+def test_a_device_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    run("--sizes", str(tiny_model), "--device", "cuda", "--parts", "step", "--out", str(tmp_path))
+    assert "not measured: there is no CUDA device here" in (tmp_path / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--sizes", "sd9"), "There is no size 'sd9'. Give toybox-sd, sd15, sdxl, or a diffusers folder."),
+        (("--parts", "step,stride"), "There is no part 'stride'"),
+        (("--device", "tpu"), "There is no device 'tpu'"),
+        (("--peer", "train.py"), "'train.py' is no peer; give NAME=PATH"),
+        (("--peer", "other=nowhere.py"), "There is no script nowhere.py"),
+        (("--peer", "plain=nowhere.py"), "'plain' is the name of a side"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(arguments: tuple[str, ...], told: str, tmp_path: Path):
+    with pytest.raises(ConfigError) as error:
+        run(*arguments, "--out", str(tmp_path))
+    assert told in str(error.value)
+
+
+def test_a_process_that_fails_says_why_and_what_it_took():
+    ended = process.run([sys.executable, "-c", "raise SystemExit('no luck')"], threads=1)
+    assert (ended.status, process.last_line(ended)) == (1, "no luck") and ended.peak_bytes > 1e6 and ended.seconds > 0
+
+
+def test_what_does_not_fit_is_told_before_it_is_tried(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 20_000_000_000)
+    assert memory.shortage(859_520_964, "cpu") == ""
+    assert memory.shortage(2_567_463_684, "cpu") == "not measured: needs about 44 GB, 20 GB are free"
+
+
+def test_random_weights_have_the_published_shapes():
+    size = sizes.size_of("sd15")
+    assert size.latents(256) == (4, 32, 32) and (size.resolution("cpu"), size.resolution("cuda")) == (256, 512)
+    assert sizes.added_conditioning(size.denoiser, 2) is None
+    added = sizes.added_conditioning(sizes.size_of("sdxl").denoiser, 2)
+    assert added is not None and {name: tuple(value.shape) for name, value in added.items()} == {
+        "text_embeds": (2, 1280),
+        "time_ids": (2, 6),
+    }
+
+
+def test_outcomes_and_peers_travel():
+    outcome = Outcome({"seconds": 1.5}, {"phases": {"train": 1.0}})
+    assert Outcome.from_json(outcome.to_json()) == outcome
+    assert peers.parse(f"diffusers={__file__}").script == Path(__file__).resolve()
