@@ -14,7 +14,7 @@ SOURCE = Path(dreambooth.__file__).parent
 LAYERS = [
     {"errors", "precision", "transfer"},
     {"config", "seeding", "ui", "sheets", "models", "nouns"},
-    {"photo", "process", "loss", "optimizers", "compiling", "meter"},
+    {"photo", "process", "loss", "optimizers", "compiling", "attention", "meter"},
     {"subject"},
     {"prompts", "identifier", "masks"},
     {"backbones"},

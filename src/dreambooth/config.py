@@ -134,7 +134,7 @@ class TrainConfig(BaseModel):
     # Training
     max_train_steps: int | None = Field(None, ge=1, description="Optimizer steps.")
     learning_rate: float | None = Field(None, gt=0, description="Rate of the denoiser.")
-    train_text_encoder: bool = Field(False, description="Also fine-tune the text encoder.")
+    train_text_encoder: bool | None = Field(None, description="Fine-tune the text encoder too; by model.")
     text_encoder_lr: float | None = Field(
         None, gt=0, description="Rate of the text encoder; the denoiser's by default."
     )

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from dreambooth.attention import PlainAttention
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.compiling import Regions
 from dreambooth.memory import Tier, is_encoder
@@ -45,6 +46,8 @@ class Holding:
             if is_encoder(name, trains_text) and name not in backbone.spec.released
         ]
         self.regions = Regions(backbone.modules["denoiser"], backend) if backend else None
+        height, width = backbone.spec.native_size[-2:]
+        self.attention = PlainAttention(backbone.modules["denoiser"], height * width)
         self.rounded: list[nn.Parameter] = []
         if self.tier.checkpointing:
             backbone.enable_gradient_checkpointing()
@@ -68,31 +71,32 @@ class Holding:
     def complete(self) -> Generator[None]:
         """Everything on the device and nothing compiled, for a look at pictures."""
         self._bring_encoders_back()
-        self._compile(False)
+        self._quicken(False)
         try:
             yield
         finally:
-            self._compile(True)
+            self._quicken(True)
             self.send_encoders_away()
 
     @contextmanager
     def at_work(self) -> Generator[None]:
         """Training inside: compiled, and with activations in host memory, where that was asked for."""
-        self._compile(True)
+        self._quicken(True)
         away = self.tier.activations_away and self.backbone.device.type == "cuda"
         with in_host_memory(self.backbone.modules["denoiser"].parameters()) if away else nullcontext():
             yield
 
     def release(self) -> None:
         """Float32 weights, all modules on the device and nothing compiled, as before."""
-        self._compile(False)
+        self._quicken(False)
         for parameter in self.rounded:
             parameter.grad = None
             parameter.data = parameter.data.float()
         self.rounded = []
         self._bring_encoders_back()
 
-    def _compile(self, on: bool) -> None:
+    def _quicken(self, on: bool) -> None:
+        self.attention.switch(on)
         if self.regions is not None:
             self.regions.switch(on)
 
@@ -112,7 +116,7 @@ def in_host_memory(weights: Iterable[Tensor], least_bytes: int = LEAST_MOVED_BYT
     def pack(tensor: Tensor) -> Tensor | tuple[torch.device, Tensor]:
         if tensor.nbytes < least_bytes or tensor.untyped_storage().data_ptr() in kept:
             return tensor
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        host = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
         return tensor.device, host.copy_(tensor, non_blocking=True)
 
     def unpack(packed: Tensor | tuple[torch.device, Tensor]) -> Tensor:

@@ -30,12 +30,14 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
     inversion = config.method == "textual-inversion"
     recipe = spec.lora if config.method in ADAPTERS else spec.textual_inversion if inversion else spec
     learning_rate = config.learning_rate or recipe.learning_rate
+    text = spec.text_encoder_share if config.method == "dreambooth" else None
     filled = {
         "with_prior_preservation": config.with_prior_preservation and config.prior_loss_weight > 0,
         "resolution": config.resolution or spec.resolution,
         "instance_prompt": config.instance_prompt or (None if inversion else INSTANCE_TEMPLATE),
         "learning_rate": learning_rate,
-        "text_encoder_lr": config.text_encoder_lr or learning_rate,
+        "train_text_encoder": text is not None if config.train_text_encoder is None else config.train_text_encoder,
+        "text_encoder_lr": config.text_encoder_lr or learning_rate * (text or 1),
         "embedding_lr": config.embedding_lr
         or (spec.textual_inversion.learning_rate if config.method == "pivotal" else None),
         "max_train_steps": config.max_train_steps or recipe.max_train_steps,
@@ -120,7 +122,8 @@ def make_plan(
     in_bf16_here, on_gpu = in_bf16(config.mixed_precision, here), here.type == "cuda"
     tiers: dict[TierName, int] = {name: estimate.total(tier, in_bf16_here, on_gpu) for name, tier in TIERS.items()}
     room = available_bytes(here) + (0 if backbone.device.type == "meta" else estimate.weights())
-    expected: TierName = next((name for name in tiers if tiers[name] <= room), LEAN.name)
+    fitting: list[TierName] = [tier.name for tier in TIERS.values() if tiers[tier.name] <= room]
+    expected: TierName = fitting[0] if fitting else LEAN.name
     moments = 0.5 if config.use_8bit_adam else 2
     copies = 1 + moments + (1 if config.use_ema else 0)
     trained_bytes = sum(trained.values()) * FLOAT32_BYTES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -33,8 +33,8 @@ class Segmenter:
         from transformers import AutoConfig
 
         hush()
-        folder = _folder(self.name)
-        config: Any = self._read(lambda: AutoConfig.from_pretrained(folder))
+        folder, auto = _folder(self.name), cast(Any, AutoConfig)
+        config = self._read(lambda: auto.from_pretrained(folder))
         if config.model_type == "clipseg":
             return self._by_word(folder, pictures)
         if not _segments(config):

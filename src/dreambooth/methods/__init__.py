@@ -14,7 +14,7 @@ def make_method(config: TrainConfig, class_noun: str) -> Method:
     """What the config trains; `class_noun` names the placeholder and its initializer where the config does not."""
     match config.method:
         case "dreambooth":
-            return FullFineTuning(config.train_text_encoder)
+            return FullFineTuning(bool(config.train_text_encoder))
         case "textual-inversion":
             return new_word(config, class_noun)
         case "lora" | "dora":
@@ -35,4 +35,4 @@ def new_word(config: TrainConfig, class_noun: str) -> TextualInversion:
 def _adapter(config: TrainConfig) -> LoRA:
     kind = "dora" if config.method == "dora" else "lora"
     shape = Shape(config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_layers, kind)
-    return LoRA(shape, config.train_text_encoder, config.seed)
+    return LoRA(shape, bool(config.train_text_encoder), config.seed)

@@ -233,9 +233,9 @@ def super_resolution_rows(
     sampling = Sampling(sampler=backbone.spec.sampler, mixed_precision="auto")
     drawn: list[Tensor] = []
     for start in range(0, len(texts), BATCH):
-        rows = slice(start, start + BATCH)
-        draws = generators(range(start, start + len(texts[rows])))
-        drawn.append(backbone.enlarge(low[rows].to(backbone.device), texts[rows], draws, sampling).clamp(-1, 1).cpu())
+        part = slice(start, start + BATCH)
+        draws = generators(range(start, start + len(texts[part])))
+        drawn.append(backbone.enlarge(low[part].to(backbone.device), texts[part], draws, sampling).clamp(-1, 1).cpu())
     bicubic = F.interpolate(low, true.shape[-2:], mode="bicubic", antialias=True).clamp(-1, 1)
     seen = teller.embed_images(pictures(large))
     rows: list[Row] = []

@@ -18,9 +18,9 @@ from dreambooth.toybox.sheets import save_sheet
 from dreambooth.toybox.unigram import rare_words
 
 SIZE = 64
-LOG_SNR = (0.0, 2.4)
-"""Mean and deviation of the log signal-to-noise ratio in training: pixels, unlike latents, repeat their neighbours, so
-the same noise hides less of them."""
+LOG_SNR = (-2.5, 2.2)
+"""Mean and deviation of the log signal-to-noise ratio in training. Pixels, unlike latents, repeat their neighbours, so
+the same noise hides less of what a picture shows, and more of it is needed to learn that (Hoogeboom et al. 2023)."""
 CHANNELS = 3
 BLOCKS = (16, 32, 96, 112)
 
