@@ -273,7 +273,7 @@ def test_stages_of_a_resolved_config():
 
 
 def test_a_dry_run_of_a_cascade_of_deepfloyds_size_needs_no_weights(photos: Path, tmp_path: Path):
-    """Configurations alone, in the sizes of IF-I-XL, IF-II-L and T5-XXL."""
+    """Configurations alone, of about the sizes of IF-I-XL, IF-II-L and T5-XXL."""
     folder = tiny.outlined_deepfloyd(tmp_path)
     assert not list(folder.rglob("*.safetensors"))
     own = dict.fromkeys(("max_train_steps", "sr_max_train_steps", "num_class_images", "train_batch_size"))

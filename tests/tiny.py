@@ -184,7 +184,7 @@ def saved_cascade(folder: Path, prediction_type: str = "epsilon", **changes: Any
 
 
 def outlined_deepfloyd(folder: Path) -> Path:
-    """Configuration files, without weights, of a cascade in the sizes of DeepFloyd's IF-I-XL, IF-II-L and T5-XXL."""
+    """Configuration files, without weights, of a cascade of about the sizes of IF-I-XL, IF-II-L and T5-XXL."""
     first, second = cascade()
     blocks = {
         "down_block_types": ["ResnetDownsampleBlock2D", *["SimpleCrossAttnDownBlock2D"] * 3],
@@ -194,8 +194,8 @@ def outlined_deepfloyd(folder: Path) -> Path:
     large |= blocks | {"norm_num_groups": 32, "layers_per_block": 3}
     base = large | {"block_out_channels": [704, 1408, 2112, 2816], "cross_attention_dim": 2816, "sample_size": 64}
     larger = large | {
-        "block_out_channels": [320, 640, 960, 1280, 1280],
-        "cross_attention_dim": 1280,
+        "block_out_channels": [256, 512, 768, 1024, 1024],
+        "cross_attention_dim": 1024,
         "down_block_types": ["ResnetDownsampleBlock2D"] * 3 + ["SimpleCrossAttnDownBlock2D"] * 2,
         "up_block_types": ["SimpleCrossAttnUpBlock2D"] * 2 + ["ResnetUpsampleBlock2D"] * 3,
         "layers_per_block": [2, 4, 6, 6, 6],
