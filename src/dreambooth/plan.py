@@ -122,7 +122,7 @@ def make_plan(
     in_bf16_here, on_gpu = in_bf16(config.mixed_precision, here), here.type == "cuda"
     tiers: dict[TierName, int] = {name: estimate.total(tier, in_bf16_here, on_gpu) for name, tier in TIERS.items()}
     room = available_bytes(here) + (0 if backbone.device.type == "meta" else estimate.weights())
-    fitting = [tier.name for tier in TIERS.values() if tiers[tier.name] <= room]
+    fitting: list[TierName] = [tier.name for tier in TIERS.values() if tiers[tier.name] <= room]
     expected = fitting[0] if fitting else LEAN.name
     moments = 0.5 if config.use_8bit_adam else 2
     copies = 1 + moments + (1 if config.use_ema else 0)
