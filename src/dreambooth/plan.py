@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # What is left of the activations where they are computed twice: each block's input, and one block's own.
 RECOMPUTED_SHARE = 0.25
+WITH_TEXT = ("dreambooth", "lora", "dora")  # methods that train the text encoder too where the model needs it
 BEST_COPIES = 3  # the best weights, the best at the newest checkpoint, and those being written
 
 
@@ -30,7 +31,7 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
     inversion = config.method == "textual-inversion"
     recipe = spec.lora if config.method in ADAPTERS else spec.textual_inversion if inversion else spec
     learning_rate = config.learning_rate or recipe.learning_rate
-    text = spec.text_encoder_share if config.method == "dreambooth" else None
+    text = spec.text_encoder_share if config.method in WITH_TEXT else None
     filled = {
         "with_prior_preservation": config.with_prior_preservation and config.prior_loss_weight > 0,
         "resolution": config.resolution or spec.resolution,
@@ -123,7 +124,7 @@ def make_plan(
     tiers: dict[TierName, int] = {name: estimate.total(tier, in_bf16_here, on_gpu) for name, tier in TIERS.items()}
     room = available_bytes(here) + (0 if backbone.device.type == "meta" else estimate.weights())
     fitting: list[TierName] = [tier.name for tier in TIERS.values() if tiers[tier.name] <= room]
-    expected: TierName = fitting[0] if fitting else LEAN.name
+    expected = fitting[0] if fitting else LEAN.name
     moments = 0.5 if config.use_8bit_adam else 2
     copies = 1 + moments + (1 if config.use_ema else 0)
     trained_bytes = sum(trained.values()) * FLOAT32_BYTES
