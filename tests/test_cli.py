@@ -179,7 +179,6 @@ WRONG = [
     (["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--applications", "cooking"], "cooking"),
     (["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--identifier", " "], "identifier is empty"),
     (["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--background", "purplish"], "no colour"),
-    (["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--memory", "little"], "memory"),
     (["train", "--config", "{empty}/none.toml"], "no configuration file"),
     (["train", "--resume", "{empty}"], "no run folder"),
     (["train", "--resume", "{run}", "--seed", "3"], "give no others"),

@@ -72,7 +72,7 @@ def _training_flags() -> list[inspect.Parameter]:
         if name == "photos":
             continue
         flag = "--" + (field.alias or name).replace("_", "-")
-        names = [f"{flag}/--no-{flag[2:]}"] if field.annotation is bool else [flag]
+        names = [f"{flag}/--no-{flag[2:]}"] if field.annotation in (bool, bool | None) else [flag]
         default = field.get_default(call_default_factory=True)  # pyright: ignore[reportCallIssue]
         told = (
             ""

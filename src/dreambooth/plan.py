@@ -31,7 +31,8 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
     inversion = config.method == "textual-inversion"
     recipe = spec.lora if config.method in ADAPTERS else spec.textual_inversion if inversion else spec
     learning_rate = config.learning_rate or recipe.learning_rate
-    text = spec.text_encoder_share if config.method in WITH_TEXT else None
+    adapted = config.method in ADAPTERS
+    text = (spec.lora_text_share if adapted else spec.text_encoder_share) if config.method in WITH_TEXT else None
     filled = {
         "with_prior_preservation": config.with_prior_preservation and config.prior_loss_weight > 0,
         "resolution": config.resolution or spec.resolution,

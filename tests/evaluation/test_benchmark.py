@@ -405,7 +405,7 @@ class TestVariants:
             "dreambooth", "textual-inversion", "base", "dreambooth-no-prior",
         ]  # fmt: skip
         assert parse_methods("slow", {"slow": {}}) == ["slow"]
-        assert len(parse_methods("all", {})) == len(variants.VARIANTS)
+        assert set(parse_methods("all", {})) == set(variants.VARIANTS) - {"lora", "dora", "pivotal"}
         with pytest.raises(ConfigError, match="did you mean dreambooth-no-noun"):
             parse_methods("dreambooth-no-nown", {})
         with pytest.raises(ConfigError, match="No method was given"):

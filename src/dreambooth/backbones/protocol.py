@@ -97,8 +97,8 @@ class Spec:
     of that method: unless said otherwise its authors' base rate, which they multiply by the batch size, and steps.
     `stages` are those of a cascade up to this one, `enlarging` how its super-resolver draws, and `released` the modules
     that `release_text_encoder` frees.
-    `text_encoder_share` is the text encoder's rate as a share of the denoiser's, for a model that full fine-tuning
-    trains with it by default.
+    `text_encoder_share` is the text encoder's rate as a share of the denoiser's, for a model that is trained with it by
+    default; `lora_text_share` the same for its adapters.
     `lora` are those of the adapters, and `lora_targets` the layers they go on, by module; none where unknown.
     """
 
@@ -116,6 +116,7 @@ class Spec:
     sampler: Sampler
     textual_inversion: Recipe = Recipe(learning_rate=5e-3, max_train_steps=5000, train_batch_size=1)
     text_encoder_share: float | None = None
+    lora_text_share: float | None = None
     stages: tuple[Stage, ...] = ("base",)
     enlarging: Enlarging | None = None
     released: tuple[str, ...] = ()

@@ -60,8 +60,9 @@ def _same(config: TrainConfig) -> TrainConfig:
 
 def _textual_inversion(config: TrainConfig) -> TrainConfig:
     """The paper's baseline, with its own rate, steps and batch size whatever those of the other methods are."""
-    own = ("learning_rate", "max_train_steps", "train_batch_size", "identifier", "instance_prompt")
-    off = ("with_prior_preservation", "train_text_encoder", "probe_identifier")
+    own = ("learning_rate", "max_train_steps", "train_batch_size", "train_text_encoder")
+    own += ("identifier", "instance_prompt")
+    off = ("with_prior_preservation", "probe_identifier")
     change = {"method": TEXTUAL_INVERSION} | dict.fromkeys(own) | dict.fromkeys(off, False)
     return config.model_copy(update=change)
 
