@@ -15,7 +15,9 @@ from tests.test_cli import FAST, environment, weights
 
 @pytest.mark.parametrize("method", ["dreambooth", "lora"])
 def test_two_processes_equal_one_with_the_whole_batch(method: str, tiny_model: Path, photos: Path, tmp_path: Path):
-    flags = ["--class-noun", "dog", "--model", str(tiny_model), "--method", method, "--no-train-text-encoder", *FAST]
+    # Not in bfloat16, which rounds otherwise in other batch sizes, and without gradients that are nothing but rounding.
+    exact = ["--no-train-text-encoder", "--mixed-precision", "no"]
+    flags = ["--class-noun", "dog", "--model", str(tiny_model), "--method", method, *exact, *FAST]
     one = [sys.executable, "-m", "dreambooth", "train", str(photos), *flags]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two = [sys.executable, *launch, "-m", "dreambooth", "train", str(photos), *flags]
