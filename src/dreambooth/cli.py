@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -72,7 +72,8 @@ def _training_flags() -> list[inspect.Parameter]:
         if name == "photos":
             continue
         flag = "--" + (field.alias or name).replace("_", "-")
-        names = [f"{flag}/--no-{flag[2:]}"] if field.annotation in (bool, bool | None) else [flag]
+        kinds: tuple[Any, ...] = (field.annotation, *get_args(field.annotation))
+        names = [f"{flag}/--no-{flag[2:]}"] if bool in kinds else [flag]
         default = field.get_default(call_default_factory=True)  # pyright: ignore[reportCallIssue]
         told = (
             ""
