@@ -102,7 +102,7 @@ def size_of(name: str) -> Size:
     if name == "sdxl":
         return Size("sdxl", UNET_XL, 8, 512, 1024, 77, supported=False)
     folder = embedded().get(name, Path(name))
-    if not (folder / "unet" / "config.json").is_file():
+    if not all((folder / part / "config.json").is_file() for part in ("unet", "vae")):
         raise ConfigError(
             f"There is no size {name!r}. Give {', '.join(embedded_pipelines())}, sd15, sdxl, or a diffusers folder."
         )
@@ -115,8 +115,8 @@ def size_of(name: str) -> Size:
 
 
 def embedded_pipelines() -> list[str]:
-    """The embedded models that draw."""
-    return [name for name, folder in embedded().items() if (folder / "unet").is_dir()]
+    """The embedded models that draw from latents, as the plain loop does; no cascades."""
+    return [name for name, folder in embedded().items() if (folder / "vae").is_dir()]
 
 
 def denoiser(config: dict[str, Any]) -> Any:

@@ -81,6 +81,7 @@ def test_a_device_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, tiny_
     ("arguments", "told"),
     [
         (("--sizes", "sd9"), "There is no size 'sd9'. Give toybox-sd, sd15, sdxl, or a diffusers folder."),
+        (("--sizes", "toybox-if"), "There is no size 'toybox-if'"),
         (("--parts", "step,stride"), "There is no part 'stride'"),
         (("--device", "tpu"), "There is no device 'tpu'"),
         (("--peer", "train.py"), "'train.py' is no peer; give NAME=PATH"),
