@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 import dreambooth as db
@@ -10,7 +9,6 @@ from dreambooth import backbones
 from dreambooth.backbones.protocol import Sampling
 from dreambooth.evaluation.encoders import Judges, judges_for
 from dreambooth.evaluation.metrics import diversity, pairwise_fidelity
-from dreambooth.models import embedded
 from dreambooth.toybox.cli import save_photos
 
 PROMPTS = ("a {} on the beach", "a {} in the snow")
@@ -28,7 +26,6 @@ def measured(judges: Judges, groups: list[list[Image.Image]], bare: list[Image.I
     }
 
 
-@pytest.mark.skipif("toybox-dino" not in embedded(), reason="the embedded judges are not installed")
 def test_an_overfitted_model_has_high_dino_high_pres_and_low_div(tmp_path: Path) -> None:
     save_photos(tmp_path / "photos", "dog", 4321, 1, 128)
     photo = Image.open(tmp_path / "photos" / "00.png").convert("RGB")
