@@ -64,7 +64,53 @@ class Upscaler(Protocol):
         ...
 
 
-class PixelBase:
+class _PixelModel:
+    """What both stages have in common: latents are the pixels themselves, -1..1, and T5 reads the prompts."""
+
+    pipeline: Any
+    text: T5Text
+    source: Source
+    spec: Spec
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.text.tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self.text.tokenizer = tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipeline.unet.device
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+    def decode_latents(self, latents: Tensor) -> list[Image]:
+        return to_pictures(latents)
+
+    def count_tokens(self, prompt: str) -> int:
+        return self.text.count(prompt)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        return Conditioning({"hidden": self.text(prompts)})
+
+    def release_text_encoder(self) -> None:
+        self.text.release()
+
+    def set_resolution(self, resolution: int) -> None:
+        """Raises ModelError for any but its own."""
+        if resolution != self.spec.resolution:
+            raise ModelError(
+                f"{self.source.name} draws at {self.spec.resolution} pixels and no other size; leave --resolution out."
+            )
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.pipeline.unet.enable_gradient_checkpointing()
+
+
+class PixelBase(_PixelModel):
     """An `IFPipeline` behind the `Backbone` protocol: latents are the pixels themselves, -1..1."""
 
     def __init__(self, pipeline: Any, text: T5Text, source: Source, notes: Notes | None = None) -> None:
@@ -79,39 +125,12 @@ class PixelBase:
     def modules(self) -> dict[str, nn.Module]:
         return {"denoiser": self.pipeline.unet} | self.text.modules
 
-    @property
-    def tokenizer(self) -> Any:
-        return self.text.tokenizer
-
-    @tokenizer.setter
-    def tokenizer(self, tokenizer: Any) -> None:
-        self.text.tokenizer = tokenizer
-
-    @property
-    def device(self) -> torch.device:
-        return self.pipeline.unet.device
-
     def to(self, device: torch.device | str) -> None:
         self.pipeline.unet.to(device)
         self.text.to(device)
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        return pixels
-
-    def decode_latents(self, latents: Tensor) -> list[Image]:
-        return to_pictures(latents)
-
     def stage(self, name: Stage) -> PixelBase:
         return self
-
-    def count_tokens(self, prompt: str) -> int:
-        return self.text.count(prompt)
-
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        return Conditioning({"hidden": self.text(prompts)})
-
-    def release_text_encoder(self) -> None:
-        self.text.release()
 
     def conditioned_on(
         self, conditioning: Conditioning, clean: Tensor, draws: Sequence[torch.Generator]
@@ -152,18 +171,12 @@ class PixelBase:
         told = self.notes.told("base", prompts)
         return run(self.pipeline, self.text, told, draws, sampling, on_step)
 
-    def set_resolution(self, resolution: int) -> None:
-        _only(resolution, self.spec, self.source)
-
-    def enable_gradient_checkpointing(self) -> None:
-        self.pipeline.unet.enable_gradient_checkpointing()
-
     def save_pipeline(self, folder: Path) -> None:
         """A whole `IFPipeline`; T5 is read again for it where it was released."""
         save_tuned(self.pipeline, folder, self.text)
 
 
-class SuperResolver:
+class SuperResolver(_PixelModel):
     """An `IFSuperResolutionPipeline` and the base before it behind the `Backbone` protocol.
 
     It trains the super-resolver alone; drawing begins with the base.
@@ -193,39 +206,12 @@ class SuperResolver:
     def modules(self) -> dict[str, nn.Module]:
         return {"denoiser": self.pipeline.unet, "base": self.base.pipeline.unet} | self.text.modules
 
-    @property
-    def tokenizer(self) -> Any:
-        return self.text.tokenizer
-
-    @tokenizer.setter
-    def tokenizer(self, tokenizer: Any) -> None:
-        self.text.tokenizer = tokenizer
-
-    @property
-    def device(self) -> torch.device:
-        return self.pipeline.unet.device
-
     def to(self, device: torch.device | str) -> None:
         self.base.to(device)
         self.pipeline.unet.to(device)
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        return pixels
-
-    def decode_latents(self, latents: Tensor) -> list[Image]:
-        return to_pictures(latents)
-
     def stage(self, name: Stage) -> PixelBase | SuperResolver:
         return self.base if name == "base" else self
-
-    def count_tokens(self, prompt: str) -> int:
-        return self.text.count(prompt)
-
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        return self.base.encode_prompts(prompts)
-
-    def release_text_encoder(self) -> None:
-        self.text.release()
 
     def conditioned_on(
         self, conditioning: Conditioning, clean: Tensor, draws: Sequence[torch.Generator]
@@ -306,12 +292,6 @@ class SuperResolver:
         told = self.notes.told("sr", prompts)
         return run(self.pipeline, self.text, told, draws, chosen, on_step, image=low, noise_level=self.level(share))
 
-    def set_resolution(self, resolution: int) -> None:
-        _only(resolution, self.spec, self.source)
-
-    def enable_gradient_checkpointing(self) -> None:
-        self.pipeline.unet.enable_gradient_checkpointing()
-
     def save_pipeline(self, folder: Path) -> None:
         """A whole `IFPipeline` with this model in `super_resolution`, which borrows T5 from it."""
         self.base.save_pipeline(folder)
@@ -384,11 +364,6 @@ def save_tuned(pipeline: Any, folder: Path, text: T5Text | None) -> None:
     if text is not None:
         components |= {"text_encoder": text.encoder(), "tokenizer": text.tokenizer}
     type(pipeline)(**components, requires_safety_checker=False).save_pretrained(folder, safe_serialization=True)
-
-
-def _only(resolution: int, spec: Spec, source: Source) -> None:
-    if resolution != spec.resolution:
-        raise ModelError(f"{source.name} draws at {spec.resolution} pixels and no other size; leave --resolution out.")
 
 
 def _base_spec(unet: Any, max_tokens: int) -> Spec:
