@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dreambooth.backbones.cascade import Notes, PixelBase, SuperResolver, to_pictures
+from dreambooth.backbones.cascade import Notes, PixelBase, SuperResolver
 from dreambooth.backbones.files import first_line, read_json
+from dreambooth.backbones.if_pipelines import to_pictures
 from dreambooth.backbones.source import Source
 from dreambooth.backbones.t5 import T5Text
 from dreambooth.errors import ModelError

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dreambooth.backbones.cascade import SuperResolver, generators
+from dreambooth.backbones.cascade import SuperResolver
+from dreambooth.backbones.if_pipelines import generators
 from dreambooth.backbones.protocol import Backbone, Sampling
 from dreambooth.errors import ConfigError
 from dreambooth.evaluation.encoders import ImageEncoder, ImageTextEncoder, clip_encoder, dino_encoder

@@ -220,9 +220,7 @@ def v_error(predicted: Tensor, target: Tensor, masks: Tensor) -> Tensor:
     return (squared * weights).sum((1, 2, 3)) / weights.sum((1, 2, 3))
 
 
-def draw_timesteps(
-    log_snr: Tensor, count: int, draw: torch.Generator, normal: tuple[float, float] = LOG_SNR
-) -> Tensor:
+def draw_timesteps(log_snr: Tensor, count: int, draw: torch.Generator, normal: tuple[float, float] = LOG_SNR) -> Tensor:
     """Timesteps [count] whose log signal-to-noise ratio has mean and deviation `normal` (Karras et al. 2022, section 5,
     in v's terms): what a picture shows is settled at middling noise, and equal chances for all times would spend most
     steps where there is little to learn. log_snr [T] falls with time."""

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from dreambooth import backbones
-from dreambooth.backbones.cascade import SuperResolver, generators
+from dreambooth.backbones.cascade import SuperResolver
+from dreambooth.backbones.if_pipelines import generators
 from dreambooth.backbones.protocol import Backbone, Enlarging, Sampling
 from dreambooth.checkpoint import write_whole
 from dreambooth.config import make_config
