@@ -246,9 +246,7 @@ def test_second_process_on_one_run_folder_is_refused(finished: Path, monkeypatch
 
 
 @pytest.mark.parametrize("moment", ["prior", "training"])
-def test_interrupt_says_how_to_go_on(
-    tiny_model: Path, photos: Path, tmp_path: Path, monkeypatch, capsys, moment: str
-):
+def test_interrupt_says_how_to_go_on(tiny_model: Path, photos: Path, tmp_path: Path, monkeypatch, capsys, moment: str):
     """Ctrl-C while prior samples are drawn, and while it trains."""
     from dreambooth import prior, trainer
 

@@ -130,11 +130,20 @@ class TestTables:
         found = make_tables(scores({REAL: 0.8, "dreambooth": 0.7, "dreambooth-photos-1": 0.6}))[3]
         assert [row.text("dino").split()[0] for row in found.rows] == ["0.600", "0.700", "not", "not", "not"]
 
-    def test_rows_over_other_subjects_are_pointed_at(self):
+    def test_rows_are_over_the_subjects_that_all_of_them_have(self):
         some = [one for one in scores({"dreambooth-no-prior": 0.6}) if one.subject == "rex"]
         made = make_tables([*scores({"dreambooth": 0.7}), *some])[1]
-        assert [row.count for row in made.rows] == [2, 1, 0] and "different numbers" in made.notes[0]
+        assert [row.count for row in made.rows] == [1, 1, 0]
+        assert [row.figures["dino"].value for row in made.rows[:2]] == [pytest.approx(0.8), pytest.approx(0.7)]
+        assert made.notes == ["Over the 1 of 2 subjects that were run in all rows."]
         assert made.contrasts[0].figures["dino"] == Interval(pytest.approx(0.1), None, None, 1)
+
+    def test_rows_without_a_subject_in_common_are_pointed_at(self):
+        one = [one for one in scores({"dreambooth": 0.7}) if one.subject == "max"]
+        other = [one for one in scores({"dreambooth-no-prior": 0.6}) if one.subject == "rex"]
+        made = make_tables([*one, *other])[1]
+        assert [row.count for row in made.rows] == [1, 1, 0] and "No subject" in made.notes[0]
+        assert not made.contrasts
 
     def test_methods_of_the_configuration_file_join_table_1(self):
         made = make_tables(scores({"dreambooth": 0.7, "dreambooth-slow": 0.72}))[0]

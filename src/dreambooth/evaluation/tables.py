@@ -174,35 +174,53 @@ def _groups(scores: Sequence[Score]) -> dict[tuple[str, str], list[Score]]:
 
 
 def make_table(spec: TableSpec, values: Mapping[tuple[str, str], Values]) -> Table:
-    """The table of per-subject means `values`, by method and metric."""
+    """The table of per-subject means `values`, by method and metric, over the subjects that all its rows have."""
+    had = {row.method: {name for metric in spec.metrics for name in values.get((row.method, metric), {})}
+           for row in spec.rows}  # fmt: skip
+    shared = shared_subjects(had)
     rows: list[Row] = []
     for row in spec.rows:
-        found = {metric: values[row.method, metric] for metric in spec.metrics if values.get((row.method, metric))}
-        count = max(map(len, found.values()), default=0)
-        figures = {metric: bootstrap.mean(list(mine.values())) for metric, mine in found.items()}
-        rows.append(Row(row.method, row.title, row.paper, figures, count))
+        kept = had[row.method] & shared or had[row.method]
+        found = {metric: _those(kept, values.get((row.method, metric), {})) for metric in spec.metrics}
+        figures = {metric: bootstrap.mean(list(mine.values())) for metric, mine in found.items() if mine}
+        rows.append(Row(row.method, row.title, row.paper, figures, len(kept)))
     titles = {row.method: row.title for row in spec.rows}
     contrasts: list[Contrast] = []
     for one, other in spec.contrasts:
         compared = {
-            metric: bootstrap.difference(values.get((one, metric), {}), values.get((other, metric), {}))
+            metric: bootstrap.difference(
+                _those(shared, values.get((one, metric), {})), _those(shared, values.get((other, metric), {}))
+            )
             for metric in spec.metrics
         }
         known = {metric: interval for metric, interval in compared.items() if interval}
         if known:
             contrasts.append(Contrast(f"{titles[one]} − {titles[other].lower()}", known))
-    return Table(spec, rows, contrasts, uneven(rows))
+    return Table(spec, rows, contrasts, left_out(had, shared))
 
 
-def uneven(rows: Sequence[Row]) -> list[str]:
-    """A warning where rows are over different numbers of subjects."""
-    counts = {row.count for row in rows if row.count}
-    if len(counts) < 2:
+def shared_subjects(had: Mapping[str, set[str]]) -> set[str]:
+    """The subjects that every method has which was run at all; `had` are each method's.
+
+    >>> sorted(shared_subjects({"dreambooth": {"max", "rex"}, "base": {"rex"}, "textual-inversion": set()}))
+    ['rex']
+    """
+    run = [names for names in had.values() if names]
+    return set[str].intersection(*run) if run else set()
+
+
+def left_out(had: Mapping[str, set[str]], shared: set[str]) -> list[str]:
+    """What the table says of subjects that not every row has."""
+    every = set[str]().union(*had.values())
+    if every == shared:
         return []
-    return [
-        "These rows are over different numbers of subjects, so they compare badly. A difference is always over the "
-        "subjects that both of its rows have."
-    ]
+    if not shared:
+        return ["No subject was run in all of these rows, so they compare badly."]
+    return [f"Over the {len(shared)} of {len(every)} subjects that were run in all rows."]
+
+
+def _those(names: set[str], values: Values) -> Values:
+    return {name: value for name, value in values.items() if name in names}
 
 
 def photo_counts(scores: Sequence[Score]) -> dict[str, int]:
