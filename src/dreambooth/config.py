@@ -155,8 +155,8 @@ class TrainConfig(BaseModel):
     memory: Literal["auto", "fast", "balanced", "lean"] = Field(
         "auto", description="How memory is saved; auto measures a step and takes the fastest way that fits."
     )
-    use_ema: bool = Field(False, description="Train with, and keep, an exponential moving average of the weights.")
-    ema_decay: float = Field(0.99, ge=0, lt=1, description="Decay of that average a step.")
+    use_ema: bool | None = Field(None, description="Keep an exponential moving average of the weights; by model.")
+    ema_decay: float = Field(0.98, ge=0, lt=1, description="Decay of that average a step.")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
 
     # Judging as training goes

@@ -40,6 +40,7 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
         "learning_rate": learning_rate,
         "train_text_encoder": text is not None if config.train_text_encoder is None else config.train_text_encoder,
         "text_encoder_lr": config.text_encoder_lr or learning_rate * (text or 1),
+        "use_ema": spec.averaged and config.method == "dreambooth" if config.use_ema is None else config.use_ema,
         "embedding_lr": config.embedding_lr
         or (spec.textual_inversion.learning_rate if config.method == "pivotal" else None),
         "max_train_steps": config.max_train_steps or recipe.max_train_steps,
@@ -172,7 +173,7 @@ def estimate_memory(config: TrainConfig, backbone: Backbone, method: Method) -> 
         activations=recomputed if config.gradient_checkpointing else activations,
         recomputed=recomputed,
         moment_bytes=2 * (EIGHT_BIT_BYTES if config.use_8bit_adam else FLOAT32_BYTES),
-        ema=config.use_ema,
+        ema=bool(config.use_ema),
         accumulates=config.gradient_accumulation_steps > 1,
         largest=max(parameter.numel() for parameter in trained),
     )

@@ -92,7 +92,7 @@ class TrainState:
         if settings.ema_decay is not None:
             from diffusers.training_utils import EMAModel
 
-            ema = EMAModel(parameters, decay=settings.ema_decay)
+            ema = EMAModel(parameters, decay=settings.ema_decay, foreach=True)
         bf16 = in_bf16(settings.mixed_precision, backbone.device)
         holding = Holding(backbone, groups, settings.tier, bf16, method.trains_text, settings.compile_backend)
         optimizer = make_optimizer(

@@ -98,7 +98,8 @@ class Spec:
     `stages` are those of a cascade up to this one, `enlarging` how its super-resolver draws, and `released` the modules
     that `release_text_encoder` frees.
     `text_encoder_share` is the text encoder's rate as a share of the denoiser's, for a model that is trained with it by
-    default; `lora_text_share` the same for its adapters.
+    default; `lora_text_share` the same for its adapters. `averaged` has full fine-tuning keep a moving average of the
+    weights by default.
     `lora` are those of the adapters, and `lora_targets` the layers they go on, by module; none where unknown.
     """
 
@@ -117,6 +118,7 @@ class Spec:
     textual_inversion: Recipe = Recipe(learning_rate=5e-3, max_train_steps=5000, train_batch_size=1)
     text_encoder_share: float | None = None
     lora_text_share: float | None = None
+    averaged: bool = False
     stages: tuple[Stage, ...] = ("base",)
     enlarging: Enlarging | None = None
     released: tuple[str, ...] = ()
