@@ -1,13 +1,17 @@
 """One schema: read, written, refused, and used."""
 
 import ast
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import dreambooth
+from dreambooth import backbones
 from dreambooth.config import TrainConfig, field_names, make_config, read_config, to_toml
 from dreambooth.errors import ConfigError
+from dreambooth.plan import resolve_defaults
 
 SOURCE = Path(dreambooth.__file__).parent
 
@@ -74,3 +78,14 @@ def test_flags_carry_the_names_of_the_public_script():
     expected = """max_train_steps learning_rate train_batch_size gradient_accumulation_steps num_class_images
         prior_loss_weight checkpointing_steps resolution seed train_text_encoder snr_gamma""".split()
     assert set(expected) <= set(field_names())
+
+
+@pytest.mark.parametrize(
+    ("given", "averaged"),
+    [({}, True), ({"use_ema": False}, False), ({"method": "lora"}, False), ({"method": "lora", "use_ema": True}, True)],
+)
+def test_a_small_model_keeps_an_average_by_default(tiny_model: Path, given: dict[str, Any], averaged: bool):
+    spec = backbones.load(str(tiny_model)).spec
+    assert resolve_defaults(make_config(given), spec).use_ema is averaged
+    large = replace(spec, averaged=False)
+    assert resolve_defaults(make_config(given), large).use_ema is given.get("use_ema", False)

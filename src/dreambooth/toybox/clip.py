@@ -24,7 +24,7 @@ from dreambooth.toybox import captions, claims, views
 from dreambooth.toybox.data import generator
 from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, fit
 from dreambooth.toybox.tokenizer import rare_words
-from dreambooth.toybox.views import cutouts, looking_at, patches_kept, relit, softened
+from dreambooth.toybox.views import cutouts, looking_at, patches_kept, relit
 from dreambooth.toybox.world import Scene
 
 BUDGET = Budget(steps=4_000)
@@ -33,8 +33,6 @@ CUT = (0.85, 1.0)
 """Shares of a side in cut-outs; tighter ones would make close-ups of everything."""
 LIGHT = 0.1
 """How far brightness and contrast are changed in training. Colours are what captions speak of: they stay."""
-SOFTENED = 0.5
-"""Share of the pictures that are blurred and bent, as drawn pictures are."""
 NAMED = 0.1
 """Share of captions with a rare word before the class noun, so that an identifier stays harmless."""
 SHARPEST = 100.0
@@ -157,7 +155,7 @@ def train(
             chosen[: both.numel()] = both.flatten()
         mirror = torch.rand(rates.batch, generator=draw) < 0.5
         pixels = cutouts(images[chosen].to(device), CUT, images.shape[-1], draw)
-        pixels = softened(relit(views.mirrored(pixels, mirror), LIGHT, draw), SOFTENED, draw)
+        pixels = relit(views.mirrored(pixels, mirror), LIGHT, draw)
         claimed, texts = said([scenes[row] for row in chosen.tolist()], rare, rng)
         true = claims.truth(claims.rows(claimed), claims.mirrored(shown[chosen], mirror)).to(device)
         tokens = words(texts, padding=True, truncation=True, return_tensors="pt").input_ids.to(device)

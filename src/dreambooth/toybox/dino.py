@@ -25,7 +25,7 @@ from transformers import ViTConfig, ViTModel
 
 from dreambooth.toybox.data import generator
 from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, fit
-from dreambooth.toybox.views import cutouts, looking_at, mirrored, patches_kept, relit, softened
+from dreambooth.toybox.views import cutouts, looking_at, mirrored, patches_kept, relit
 
 BUDGET = Budget(steps=1_000)
 RATES = Optimisation(rate=3e-3, batch=128, warmup=60, average=0.98)
@@ -34,8 +34,6 @@ GLOBAL, LOCAL = (0.7, 1.0), (0.35, 0.65)
 LOCALS = 2
 """Local views of each photo, at half the size."""
 LIGHT = 0.15
-SOFTENED = 0.5
-"""Share of the views that are blurred and bent, as drawn pictures are."""
 SMALL, WHOLE = 0.75, 0.8
 """Views have this share of the full size until this share of the budget is spent: nearly twice as many in that time."""
 KEPT = 0.5
@@ -174,8 +172,7 @@ def train(
 
     def view(photos: Tensor, shares: tuple[float, float], size: int, draw: torch.Generator) -> Tensor:
         pixels = cutouts(photos, shares, size, draw)
-        pixels = relit(mirrored(pixels, torch.rand(len(pixels), generator=draw) < 0.5), LIGHT, draw)
-        return softened(pixels, SOFTENED, draw)
+        return relit(mirrored(pixels, torch.rand(len(pixels), generator=draw) < 0.5), LIGHT, draw)
 
     def loss(step: int, progress: float) -> Tensor:
         draw = generator(seed, "dino", step)

@@ -1,9 +1,7 @@
-"""Cut-outs of pictures for the judges' training, a little lighter, darker or softer. Colours stay: they are what is
-judged."""
+"""Cut-outs of pictures for the judges' training, a little lighter or darker. Colours stay: they are what is judged."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -13,12 +11,6 @@ from torch import Tensor, nn
 
 GROUP = 32
 """So many pictures of a batch are cut out at one size, which scales them in one operation."""
-SOFT = (0.004, 0.02)
-"""Deviations of the blur, in sides of the picture."""
-BENT = 0.03
-"""Deviation of where the knots of a bent picture lie, in halves of its side."""
-KNOTS = 8
-"""Knots a side."""
 
 
 def cutouts(images: Tensor, shares: tuple[float, float], size: int, draw: torch.Generator) -> Tensor:
@@ -49,42 +41,6 @@ def relit(pixels: Tensor, amount: float, draw: torch.Generator) -> Tensor:
     """Contrast and brightness of pictures in -1..1 changed by up to `amount`."""
     gain, offset = (amount * (2 * torch.rand(2, len(pixels), 1, 1, 1, generator=draw) - 1)).to(pixels.device)
     return (pixels * (1 + gain) + offset).clamp(-1, 1)
-
-
-def softened(pixels: Tensor, share: float, draw: torch.Generator) -> Tensor:
-    """About `share` of the pictures [B, 3, H, H] blurred and a little bent, each GROUP by its own blur.
-
-    A judge meets drawn pictures, whose edges are soft and wavy; one that has seen sharp ones alone takes every soft
-    thing of the right colour for the subject. Blur is part of DINO's own views (Caron et al. 2021, appendix A).
-    """
-    parts: list[Tensor] = []
-    for group in pixels.split(GROUP):
-        chosen = torch.rand(len(group), generator=draw) < share
-        soft, size = group[chosen.to(group.device)], group.shape[-1]
-        low, high = SOFT
-        deviation = size * low * (high / low) ** torch.rand(1, generator=draw).item()
-        knots = BENT * torch.randn(len(soft), 2, KNOTS, KNOTS, generator=draw)
-        if len(soft):
-            soft = _bent(_blurred(soft, deviation), knots.to(group.device))
-        parts.append(group.index_put((chosen.nonzero(as_tuple=True)[0].to(group.device),), soft))
-    return torch.cat(parts)
-
-
-def _blurred(pixels: Tensor, deviation: float) -> Tensor:
-    """Under a Gaussian of so many pixels, one axis after the other."""
-    reach = math.ceil(2.5 * deviation)
-    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=pixels.device) / deviation) ** 2)
-    kernel = (weights / weights.sum()).expand(pixels.shape[1], 1, -1)
-    padded = F.pad(pixels, [reach] * 4, mode="replicate")
-    across = F.conv2d(padded, kernel[:, :, None], groups=pixels.shape[1])
-    return F.conv2d(across, kernel[..., None], groups=pixels.shape[1])
-
-
-def _bent(pixels: Tensor, knots: Tensor) -> Tensor:
-    """Every point taken from where `knots` [B, 2, K, K] move it, in halves of a side, smooth in between."""
-    moved = F.interpolate(knots, size=pixels.shape[-2:], mode="bicubic").movedim(1, -1)
-    still = F.affine_grid(torch.eye(2, 3, device=pixels.device).expand(len(pixels), -1, -1), list(pixels.shape), False)
-    return F.grid_sample(pixels, still + moved, padding_mode="border", align_corners=False)
 
 
 def patches_kept(count: int, patches: int, share: float, draw: torch.Generator) -> Tensor:
