@@ -13,7 +13,7 @@ SOURCE = Path(dreambooth.__file__).parent
 # package does, unless it is named itself.
 LAYERS = [
     {"errors", "precision", "transfer"},
-    {"config", "seeding", "ui", "sheets", "models", "nouns"},
+    {"config", "seeding", "ui", "sheets", "pages", "models", "nouns"},
     {"photo", "process", "loss", "optimizers", "compiling", "attention", "meter"},
     {"subject"},
     {"prompts", "identifier", "masks"},

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,39 @@ class TestStep:
         assert torch.equal(hidden[0], encoded.tensors["hidden"][0]) and torch.equal(
             hidden[1], encoded.tensors["hidden"][1]
         )
+
+    def test_some_prior_rows_are_samples_of_no_prompt(self):
+        """They alone are called by no caption, and the other rows are what they would be without them."""
+        plain, both = examples(), replace(examples(), unprompted=torch.full((2, 4, 16, 16), 7.0), unprompted_share=0.3)
+        shares: list[float] = []
+        for step in range(200):
+            batch, other = (next(data.batches(0, step, 2, 1)) for data in (both, plain))
+            called = both.prompt_numbers(batch, 0, step)
+            bare = called == 2
+            assert both.texts[2] == "" and called[:2].tolist() == [0, 0]
+            assert torch.equal(bare, (batch.clean == 7).flatten(1).all(1))
+            assert torch.equal(batch.clean[~bare], other.clean[~bare])
+            shares.append(bare[2:].float().mean().item())
+        assert sum(shares) / len(shares) == pytest.approx(0.3, abs=0.07)
+        assert plain.prompt_numbers(other, 0, 0).tolist() == [0, 0, 1, 1]
+
+    def test_processes_and_micro_batches_share_them(self):
+        data = replace(examples(), unprompted=torch.randn(2, 4, 16, 16), unprompted_share=0.5)
+        whole = next(data.batches(0, 3, 4, 1))
+        parts = [batch for process in (0, 1) for batch in data.batches(0, 3, 1, 2, process, 2)]
+        found = {row: clean for batch in parts for row, clean in zip(batch.rows, batch.clean, strict=True)}
+        assert all(torch.equal(found[row], clean) for row, clean in zip(whole.rows, whole.clean, strict=True))
+
+    @pytest.mark.parametrize("trains_text", [False, True])
+    def test_a_row_of_no_prompt_is_denoised_without_one(self, tiny_model: Path, trains_text: bool):
+        backbone, method = backbones.load(str(tiny_model)), FullFineTuning(trains_text)
+        nothing = backbone.encode_prompts([""]).tensors["hidden"]
+        method.prepare(backbone)
+        always = replace(examples(), unprompted=torch.randn(2, 4, 16, 16), unprompted_share=1.0)
+        loss = Loss(backbone, method, always, settings(), 2)
+        told = loss.conditioning(next(always.batches(0, 0, 2, 1)), 0).tensors["hidden"]
+        assert torch.allclose(told[2:], nothing.expand(2, -1, -1), atol=1e-6)
+        assert not torch.allclose(told[:2], nothing.expand(2, -1, -1), atol=1e-2)
 
     def test_gradient_checkpointing_gives_the_same_gradient(self, tiny_model: Path):
         gradients = []

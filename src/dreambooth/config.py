@@ -124,6 +124,9 @@ class TrainConfig(BaseModel):
     with_prior_preservation: bool = Field(True, description="Keep the class alive with samples of the frozen model.")
     prior_loss_weight: float = Field(1.0, ge=0, description="λ of the prior-preservation loss.")
     num_class_images: int | None = Field(None, ge=1, description="How many prior samples.")
+    unprompted_share: float | None = Field(
+        None, ge=0, le=1, description="Share of the prior rows that keep what guidance starts from; by model."
+    )
     prior_dir: str | None = Field(None, description="Folder of the prior set; a shared cache by default.")
     prior_sampler: SamplerName | None = Field(None, description="Sampler of the prior samples.")
     prior_steps: int = Field(25, ge=1, le=1000, description="Sampling steps of a prior sample.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,16 +34,28 @@ class Examples:
 
     `prompts` are the captions of the photos, one or more, and last the class prompt. `pixel_weights` [S, 1, H, W] are
     those of the photos, where their background is to count less.
+
+    `unprompted` [U, ...] are samples that the frozen model made of no prompt; `unprompted_share` of the prior rows are
+    such ones, and are trained without a caption. They keep what guidance starts from: unprotected it turns into the
+    subject, and guidance then drives every other prompt, the class itself first, away from the subject.
     """
 
     subject: Tensor
     prior: Tensor
     prompts: tuple[str, ...]
     pixel_weights: Tensor | None = None
+    unprompted: Tensor | None = None
+    unprompted_share: float = 0.0
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that a row may be called: `prompts`, and last no caption."""
+        return (*self.prompts, "")
 
     def to(self, device: torch.device) -> Examples:
-        weights = None if self.pixel_weights is None else self.pixel_weights.to(device)
-        return Examples(self.subject.to(device), self.prior.to(device), self.prompts, weights)
+        tensors = ("subject", "prior", "pixel_weights", "unprompted")
+        moved = {name: value.to(device) for name in tensors if (value := getattr(self, name)) is not None}
+        return replace(self, **moved)
 
     def batches(
         self, seed: int, step: int, micro_batch: int, accumulation: int, process: int = 0, processes: int = 1
@@ -59,7 +71,7 @@ class Examples:
             parts = [self.subject[photos]]
             numbers = list(rows)
             if prior:
-                parts.append(self.prior[onto(torch.tensor([prior[row] for row in rows]), self.prior.device)])
+                parts.append(self._prior_rows(prior, rows, total, seed, step))
                 numbers += [total + row for row in rows]
             clean = torch.cat(parts)
             is_prior = torch.tensor([number >= total for number in numbers])
@@ -69,8 +81,26 @@ class Examples:
                 weights = torch.cat([masked, masked.new_ones(len(clean) - len(masked), *masked.shape[1:])])
             yield Batch(clean, is_prior, tuple(numbers), weights)
 
+    def _prior_rows(self, order: list[int], rows: range, total: int, seed: int, step: int) -> Tensor:
+        """The prior samples [B, ...] of some of a step's `total` rows, a few of them of no prompt."""
+        samples = self.prior[onto(torch.tensor([order[row] for row in rows]), self.prior.device)]
+        if self.unprompted is None:
+            return samples
+        others = draw(len(self.unprompted), seed, "unprompted-order", step * total, total)
+        return torch.stack(
+            [
+                self.unprompted[others[row]] if self._is_unprompted(seed, step, total + row) else sample
+                for row, sample in zip(rows, samples, strict=True)
+            ]
+        )
+
+    def _is_unprompted(self, seed: int, step: int, row: int) -> bool:
+        if self.unprompted is None:
+            return False
+        return bool(torch.rand((), generator=generator(seed, "unprompted", step, row)) < self.unprompted_share)
+
     def prompt_numbers(self, batch: Batch, seed: int, step: int) -> Tensor:
-        """Which of `prompts` each row of the batch is called by, [B] long; of several captions (seed, step, row) draws.
+        """Which of `texts` each row of the batch is called by, [B] long; of several ones (seed, step, row) draws.
 
         >>> Examples(torch.zeros(1, 1), torch.zeros(1, 1), ("a zqk dog", "a dog")).prompt_numbers(
         ...     Batch(torch.zeros(2, 1), torch.tensor([False, True]), (0, 1)), seed=0, step=0
@@ -78,12 +108,13 @@ class Examples:
         tensor([0, 1])
         """
         captions = len(self.prompts) - 1
-        return torch.tensor(
-            [
-                captions if prior else int(torch.randint(captions, (), generator=generator(seed, "caption", step, row)))
-                for row, prior in zip(batch.rows, batch.is_prior.tolist(), strict=True)
-            ]
-        )
+
+        def number(row: int, prior: bool) -> int:
+            if prior:
+                return captions + self._is_unprompted(seed, step, row)
+            return int(torch.randint(captions, (), generator=generator(seed, "caption", step, row)))
+
+        return torch.tensor([number(*row) for row in zip(batch.rows, batch.is_prior.tolist(), strict=True)])
 
 
 def draw(count: int, seed: int, stream: str, position: int, length: int) -> list[int]:

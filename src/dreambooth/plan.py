@@ -46,6 +46,7 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
         "max_train_steps": config.max_train_steps or recipe.max_train_steps,
         "train_batch_size": config.train_batch_size or recipe.train_batch_size,
         "num_class_images": config.num_class_images or spec.num_class_images,
+        "unprompted_share": spec.unprompted_share if config.unprompted_share is None else config.unprompted_share,
         "track": config.track or config.early_stop,
         "prior_sampler": config.prior_sampler or spec.sampler,
         "sampler": config.sampler or spec.sampler,

@@ -101,7 +101,7 @@ class Loss:
         self.encoded = None
         if not method.trains_text:
             with torch.no_grad(), self.autocast:
-                self.encoded = backbone.encode_prompts(examples.prompts)
+                self.encoded = backbone.encode_prompts(examples.texts)
             backbone.release_text_encoder()
 
     def __call__(self, batch: Batch, step: int) -> Terms:
@@ -123,7 +123,7 @@ class Loss:
         if self.encoded is not None:
             return self.encoded.take(numbers)
         used, places = numbers.unique(return_inverse=True)
-        return self.backbone.encode_prompts([self.examples.prompts[number] for number in used]).take(places)
+        return self.backbone.encode_prompts([self.examples.texts[number] for number in used]).take(places)
 
 
 def sum_over_processes(sums: Tensor, stop: bool, parameters: list[nn.Parameter]) -> tuple[Tensor, bool]:

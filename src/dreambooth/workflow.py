@@ -40,6 +40,7 @@ from dreambooth.trainer import StepReport, from_main_process, never
 from dreambooth.ui import Display
 
 DRIFT_PICTURES = 8
+UNPROMPTED = 4  # one sample of no prompt for so many of the class
 REPORTED_APPLICATIONS = ("recontextualization", "art", "views", "properties", "accessories")
 
 
@@ -121,7 +122,7 @@ class _Road:
         if self.main:
             self._draw_drift(backbone, "base")
         prepared = zip(roads, priors, tiers, strict=True)
-        methods = [road._tune(own, prior, tier) for (road, own), prior, tier in prepared]
+        methods = [road._tune(own, *prior, tier) for (road, own), prior, tier in prepared]
         if self.main:
             with self._timed("save model"):
                 keep(backbone, methods[0], self.folder)
@@ -134,7 +135,7 @@ class _Road:
             fit = Fit(config.memory, estimate_memory(config, backbone, method), config.with_prior_preservation)
             return settle(self.folder, backbone, method, settings_of(config), fit, self.display.say)
 
-    def _tune(self, backbone: Backbone, prior: torch.Tensor, tier: Tier) -> Method:
+    def _tune(self, backbone: Backbone, prior: torch.Tensor, unprompted: torch.Tensor | None, tier: Tier) -> Method:
         """Fine-tunes this stage and leaves the result in `backbone`."""
         config, method = self.config, make_method(self.config, self.facts["class_noun"])
         photos = _photos(self.folder, backbone.spec.resolution)
@@ -144,43 +145,54 @@ class _Road:
             latents = encode(backbone, views, config.sample_batch_size, advance)
         captions = self.facts.get("instance_prompts", [self.facts["instance_prompt"]])
         weights = pixel_weights(masks, backbone.spec.native_size, config.mask_weight) if config.masked_loss else None
-        examples = Examples(latents, prior, (*captions, self.facts["class_prompt"]), weights)
+        called = (*captions, self.facts["class_prompt"])
+        examples = Examples(latents, prior, called, weights, unprompted, config.unprompted_share or 0.0)
         with self._timed("train"):
             self._finetune(backbone, method, examples, tier)
         return method
 
-    def _prior(self, backbone: Backbone) -> torch.Tensor:
-        """Latents of the prior samples, [P, ...]; P = 0 without prior preservation."""
+    def _prior(self, backbone: Backbone) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Latents of the prior samples [P, ...], P = 0 without prior preservation, and of those of no prompt."""
         config, count = self.config, self.config.num_class_images or 0
         if not config.with_prior_preservation:
-            return torch.empty(0, *backbone.spec.native_size)
+            return torch.empty(0, *backbone.spec.native_size), None
+        place = Path(config.prior_dir) if config.prior_dir else None
+        with self._timed("prior samples"):
+            prior = self._prior_set(backbone, self.facts["class_prompt"], config.prior_guidance, place, count)
+            sheet = self.folder.path / "prior.png"
+            if self.main and not sheet.exists():
+                contact_sheet(prior.pictures(backbone, min(count, 32)), 8, tile=128).save(sheet)
+            if not config.unprompted_share:
+                return prior.load(count), None
+            few = -(-count // UNPROMPTED)
+            unprompted = self._prior_set(backbone, "", 1.0, place and place / "unprompted", few)
+        return prior.load(count), unprompted.load(few)
+
+    def _prior_set(self, backbone: Backbone, prompt: str, guidance: float, place: Path | None, count: int) -> PriorSet:
+        """`count` samples of a prompt, taken from `place`, the shared cache by default, or drawn."""
+        config = self.config
         manifest = PriorManifest(
             model=self.facts["fingerprint"],
-            prompt=self.facts["class_prompt"],
+            prompt=prompt,
             sampler=config.prior_sampler or backbone.spec.sampler,
             steps=config.prior_steps,
-            guidance=config.prior_guidance,
+            guidance=guidance,
             seed=config.prior_seed,
             native_size=backbone.spec.native_size,
             enlarging=backbone.spec.enlarging,
             mixed_precision="bf16" if in_bf16(config.mixed_precision, backbone.device) else "no",
         )
-        place = Path(config.prior_dir) if config.prior_dir else cache_folder() / manifest.key()
-        prior = PriorSet(place, manifest)
+        prior = PriorSet(place or cache_folder() / manifest.key(), manifest)
         missing = len(prior.missing(count))
         share = (self.processes.process_index, self.processes.num_processes)
-        with self._timed("prior samples"):
-            if missing:
-                with self.display.track(self._of_stage("prior samples"), count, count - missing) as advance:
-                    prior.fill(backbone, count, config.sample_batch_size, advance, *share)
-            else:
-                self.display.say(f"The {count} prior samples are taken from {place}.")
-            self.processes.wait_for_everyone()
-            latents = prior.load(count)
-            sheet = self.folder.path / "prior.png"
-            if self.main and not sheet.exists():
-                contact_sheet(prior.pictures(backbone, min(count, 32)), 8, tile=128).save(sheet)
-        return latents
+        what = "prior samples" if prompt else "samples of no prompt"
+        if missing:
+            with self.display.track(self._of_stage(what), count, count - missing) as advance:
+                prior.fill(backbone, count, config.sample_batch_size, advance, *share)
+        else:
+            self.display.say(f"The {count} {what} are taken from {prior.folder}.")
+        self.processes.wait_for_everyone()
+        return prior
 
     def _finetune(self, backbone: Backbone, method: Method, examples: Examples, tier: Tier) -> None:
         config, folder = self.config, self.folder

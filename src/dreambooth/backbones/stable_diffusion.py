@@ -206,6 +206,7 @@ def _spec(pipeline: Any) -> Spec:
         text_encoder_share=1.0 if small else None,
         lora_text_share=0.25 if small else None,
         averaged=small,  # at so high a rate one step's weights differ from the next one's in what they draw
+        unprompted_share=0.25 if small else 0.0,
         train_batch_size=4 if small else 1,
         num_class_images=64 if small else 200,
         num_inference_steps=25 if small else 50,

@@ -15,6 +15,7 @@ from dreambooth.checkpoint import RunFolder, write_whole
 from dreambooth.errors import ConfigError
 from dreambooth.evaluation.contents import Contents, embed
 from dreambooth.evaluation.votes import Key, Placed, Side
+from dreambooth.pages import render
 from dreambooth.run import Run
 from dreambooth.seeding import generator
 
@@ -124,8 +125,6 @@ def make_page(match: Match, pairs: Sequence[Pair], seed: int) -> tuple[str, Key]
 
     Run A stands on the left as often as on the right, so that a habit of the hand favours neither.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     order = [pairs[index] for index in permutation(len(pairs), seed, "compare-order")]
     sides: list[Side] = ["left" if place % 2 else "right" for place in permutation(len(pairs), seed, "compare-sides")]
     items = [
@@ -139,10 +138,7 @@ def make_page(match: Match, pairs: Sequence[Pair], seed: int) -> tuple[str, Key]
     photos = [_uri(photo, PHOTO_SIDE) for photo in match.photos]
     page = hashlib.blake2b(repr((photos, items)).encode(), digest_size=5).hexdigest()
     data: dict[str, Any] = {"page": page, "noun": match.class_noun, "photos": photos, "items": items}
-    environment = Environment(
-        loader=PackageLoader("dreambooth"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    html = environment.get_template("compare.html.jinja").render(data=data)
+    html = render("compare", data=data)
     key = Key(
         page=page,
         runs=(str(match.folders[0].path), str(match.folders[1].path)),

@@ -19,6 +19,7 @@ from dreambooth.checkpoint import RunFolder, write_whole
 from dreambooth.errors import RunError
 from dreambooth.evaluation.contents import SHEET_SIDE, Contents, Grid, Picture, best_step
 from dreambooth.evaluation.curves import PLOT_HEIGHT, PLOT_WIDTH, Chart, make_chart
+from dreambooth.pages import render
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -32,19 +33,14 @@ def write_report(run: RunFolder) -> Path:
 
     Raises RunError when subject.json is missing or broken, or the page cannot be written.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     contents = Contents(run.path)
     subject = contents.subject()
-    loader = PackageLoader("dreambooth")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"mark": partial(mark, word=subject.identifier), "duration": duration}
     log, applications, judged = run.read_log(), contents.applications(), contents.judgements()
     later = [Contents(run.path / folder) for folder in LATER_STAGES if (run.path / folder / "config.toml").exists()]
     charts = curves(contents) + [chart for stage in later for chart in curves(stage, ", super-resolver")]
-    page = environment.get_template("report.html.jinja").render(
+    page = render(
+        "report",
+        {"mark": partial(mark, word=subject.identifier), "duration": duration},
         subject=subject,
         photos=[(photo, contents.picture(photo.file)) for photo in subject.photos],
         hero=choose_hero(list(applications.values())),

@@ -24,6 +24,7 @@ from dreambooth.evaluation.suite import evenly
 from dreambooth.evaluation.tables import METRIC_TITLES, NOT_RUN, Table, make_tables
 from dreambooth.evaluation.tables_text import INTERVALS, judges_told, markdown
 from dreambooth.evaluation.variants import DREAMBOOTH, PHOTOS
+from dreambooth.pages import render
 from dreambooth.prompts import fill
 
 EXAMPLE_SUBJECTS, EXAMPLE_PICTURES = 3, 5
@@ -74,21 +75,13 @@ def write_tables(results: Results, out: Path | None = None) -> tuple[Path, Path]
 
     Raises RunError or ConfigError when there are no scores, or they or the folder cannot be used.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     scores = results.scores()
     if not scores:
         raise RunError(f"{results.path} holds no scores yet; go on with its `dreambooth benchmark`.")
     tables, nouns = make_tables(scores), {score.subject: score.class_noun for score in scores}
-    environment = Environment(
-        loader=PackageLoader("dreambooth"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     plan = results.plan() if (results.path / PLAN_FILE).exists() else None
-    page = environment.get_template("tables.html.jinja").render(
+    page = render(
+        "tables",
         plan=plan,
         subjects=len(nouns),
         failures=failures(results, plan),

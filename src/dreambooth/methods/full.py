@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from dreambooth.backbones.protocol import Backbone
-from dreambooth.errors import RunError
+from dreambooth.methods.stored import put_back
 
 
 class FullFineTuning:
@@ -32,13 +31,9 @@ class FullFineTuning:
             for key, value in module.state_dict().items()
         }
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        own = self.state_dict()
-        if own.keys() != state.keys() or any(own[key].shape != state[key].shape for key in own):
-            raise RunError("The saved weights do not fit this model; resume with the model the run was started with.")
-        for key, value in own.items():
-            value.copy_(state[key])
+        misfit = "The saved weights do not fit this model; resume with the model the run was started with."
+        put_back(self.state_dict(), state, misfit)
 
     def facts(self) -> dict[str, float]:
         return {}

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth.backbones.protocol import Backbone, LayerKind
-from dreambooth.errors import ModelError, RunError
-from dreambooth.methods.stored import read_file
+from dreambooth.errors import ModelError
+from dreambooth.methods.stored import put_back, read_file
 from dreambooth.seeding import generator
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -112,15 +112,9 @@ class LoRA:
         """By the names that diffusers' LoRA files have."""
         return {key: parameter.detach() for key, parameter in self._trained.items()}
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        own = self._trained
-        if own.keys() != state.keys() or any(own[key].shape != state[key].shape for key in own):
-            raise RunError(
-                "The saved adapter does not fit; resume with the model and the settings the run was started with."
-            )
-        for key, value in own.items():
-            value.copy_(state[key])
+        misfit = "The saved adapter does not fit; resume with the model and the settings the run was started with."
+        put_back(self.state_dict(), state, misfit)
 
     def facts(self) -> dict[str, float]:
         return {}

@@ -29,6 +29,7 @@ from dreambooth.evaluation.benchmark import trained
 from dreambooth.evaluation.contents import embed
 from dreambooth.evaluation.encoders import dino_encoder, dino_name
 from dreambooth.evaluation.metrics import pairwise_fidelity
+from dreambooth.pages import render
 from dreambooth.run import Run, choose_device
 from dreambooth.toybox import captions, world
 from dreambooth.toybox.cli import save_photos
@@ -215,13 +216,8 @@ def crops(drawn: dict[str, Tensor], views: Views, plan: Plan) -> list[tuple[str,
 
 def write_page(plan: Plan, rows: Sequence[Row], shown: Sequence[tuple[str, list[tuple[str, Image]]]]) -> Path:
     """index.html: the table and the crops, in a file that needs nothing else."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("dreambooth"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     pictures = [(prompt, [(name, embed(image, name, side=512)) for name, image in cut]) for prompt, cut in shown]
-    page = environment.get_template("sr_ablation.html.jinja").render(plan=plan, rows=rows, pictures=pictures)
+    page = render("sr_ablation", plan=plan, rows=rows, pictures=pictures)
     write_whole(plan.out / "index.html", page)
     return plan.out / "index.html"
 
