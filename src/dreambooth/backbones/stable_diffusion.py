@@ -201,7 +201,7 @@ def _spec(pipeline: Any) -> Spec:
         trainable=("denoiser", "text_encoder"),
         # Stable Diffusion: section 4 of the paper and the 200 to 300 class images of the public recipes.
         learning_rate=2e-4 if small else 5e-6,
-        max_train_steps=400 if small else 800,
+        max_train_steps=300 if small else 800,
         # Without it a small denoiser can tell the rare word from the bare class only by unlearning the class.
         text_encoder_share=1.0 if small else None,
         lora_text_share=0.25 if small else None,
