@@ -256,7 +256,7 @@ def test_interrupt_says_how_to_go_on(tiny_model: Path, photos: Path, tmp_path: P
     real = trainer.noise_and_time
 
     def press_once(*arguments: object):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         monkeypatch.setattr(trainer, "noise_and_time", real)
         return real(*arguments)
 

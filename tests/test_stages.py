@@ -248,7 +248,6 @@ def test_small_photos_are_warned_of(tiny_cascade: Path, tmp_path: Path, capsys: 
 def test_interrupted_in_the_second_stage_it_says_how_to_go_on(
     tiny_cascade: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    import os
     import signal
 
     append = RunFolder.append_log
@@ -256,7 +255,7 @@ def test_interrupted_in_the_second_stage_it_says_how_to_go_on(
     def press(self, entry, *others):
         append(self, entry, *others)
         if self.path.name == "sr" and entry["step"] == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "append_log", press)

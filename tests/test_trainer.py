@@ -1,7 +1,6 @@
 """The loop: what a step is, that it can be cut anywhere, and that bad luck is told."""
 
 import json
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -234,7 +233,7 @@ class TestResume:
 
         def press(report: StepReport) -> None:
             if report.step == 2:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
 
         with pytest.raises(Interrupted, match=r"Stopped at step 3, saved.*--resume"):
             finetune(backbones.load(str(tiny_model)), FullFineTuning(), examples(), settings(), run, press)
