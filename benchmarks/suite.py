@@ -117,7 +117,7 @@ class Part:
             outcome = peers.job(replace(task, script=str(peer.script))) if peer else process.measure(task)
             # Random weights draw nothing that could be judged.
             if self.part == "job" and not outcome.note and self.size.folder is not None:
-                judged = process.measure(replace(task, part="judge"))
+                judged = process.measure(replace(task, part="judge", size=self.size.name))
                 outcome.numbers |= judged.numbers
                 outcome.details |= judged.details | ({"not judged": judged.note} if judged.note else {})
             return outcome

@@ -32,7 +32,7 @@ def page(records: list[Record]) -> str:
         gpu = next((record.setting["gpu"] for record in own if record.setting.get("gpu")), "CUDA")
         parts.append(f"### {size}, {gpu if device == 'cuda' else 'CPU'}\n")
         parts.append(markdown(HEAD, [row(record, own) for record in own if shown(record)]))
-        parts += [profile_table(own), phases_table(own), floor_line(own)]
+        parts += [profile_table(own), phases_table(own), not_judged(own), floor_line(own)]
     parts.append(settings(records))
     return "\n".join(part for part in parts if part)
 
@@ -104,6 +104,12 @@ def phases_table(records: list[Record]) -> str:
         if record.part == "job" and "phases" in record.details
     ]
     return markdown(("side", "seconds of the whole job by phase"), rows) if rows else ""
+
+
+def not_judged(records: list[Record]) -> str:
+    """Why there is no quality beside the time of some jobs: a time without it proves little."""
+    reasons = {record.side: record.details["not judged"] for record in records if "not judged" in record.details}
+    return "\n".join(f"Pictures of {side} were not judged: {reason}\n" for side, reason in reasons.items())
 
 
 def profile_table(records: list[Record]) -> str:

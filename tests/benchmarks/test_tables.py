@@ -45,6 +45,12 @@ def test_quality_stands_beside_the_time_of_a_job():
     assert "2 prior samples, 1 steps, 4 pictures" in row
 
 
+def test_a_job_whose_pictures_could_not_be_judged_says_why():
+    one = record("ours", "job", seconds=[60.0])
+    one.details["not judged"] = "There is no judge."
+    assert "Pictures of ours were not judged: There is no judge." in tables.page([one])
+
+
 def test_what_was_not_measured_says_why():
     assert (
         "| ours | not measured: there is no CUDA device here |"
