@@ -1,6 +1,6 @@
 """The README's picture from a finished run: its photos in the first row, what words made of the subject below.
 
-python examples/readme_picture.py runs/demo docs/demo.jpg
+    python examples/readme_picture.py runs/demo docs/demo.jpg
 """
 
 import sys

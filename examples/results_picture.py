@@ -1,6 +1,6 @@
 """The picture of docs/results.md from a finished benchmark: one subject, what the methods made of it, and its class.
 
-python examples/results_picture.py runs/toybox dog-6 docs/results.jpg
+    python examples/results_picture.py runs/toybox dog-6 docs/results.jpg
 """
 
 import json

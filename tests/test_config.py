@@ -91,7 +91,7 @@ def test_a_small_model_keeps_an_average_by_default(tiny_model: Path, given: dict
     assert resolve_defaults(make_config(given), large).use_ema is given.get("use_ema", False)
 
 
-@pytest.mark.parametrize(("given", "share"), [({}, 0.25), ({"unprompted_share": 0.0}, 0.0), ({"method": "lora"}, 0.25)])
+@pytest.mark.parametrize(("given", "share"), [({}, 0.25), ({"unprompted_share": 0.0}, 0.0), ({"method": "lora"}, 0.0)])
 def test_a_small_model_keeps_what_guidance_starts_from(tiny_model: Path, given: dict[str, Any], share: float):
     spec = backbones.load(str(tiny_model)).spec
     assert resolve_defaults(make_config(given), spec).unprompted_share == share

@@ -33,6 +33,7 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
     learning_rate = config.learning_rate or recipe.learning_rate
     adapted = config.method in ADAPTERS
     text = (spec.lora_text_share if adapted else spec.text_encoder_share) if config.method in WITH_TEXT else None
+    full = config.method == "dreambooth"  # what was measured for full fine-tuning alone is a default there alone
     filled = {
         "with_prior_preservation": config.with_prior_preservation and config.prior_loss_weight > 0,
         "resolution": config.resolution or spec.resolution,
@@ -40,13 +41,15 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
         "learning_rate": learning_rate,
         "train_text_encoder": text is not None if config.train_text_encoder is None else config.train_text_encoder,
         "text_encoder_lr": config.text_encoder_lr or learning_rate * (text or 1),
-        "use_ema": spec.averaged and config.method == "dreambooth" if config.use_ema is None else config.use_ema,
+        "use_ema": full and spec.averaged if config.use_ema is None else config.use_ema,
         "embedding_lr": config.embedding_lr
         or (spec.textual_inversion.learning_rate if config.method == "pivotal" else None),
         "max_train_steps": config.max_train_steps or recipe.max_train_steps,
         "train_batch_size": config.train_batch_size or recipe.train_batch_size,
         "num_class_images": config.num_class_images or spec.num_class_images,
-        "unprompted_share": spec.unprompted_share if config.unprompted_share is None else config.unprompted_share,
+        "unprompted_share": (spec.unprompted_share if full else 0.0)
+        if config.unprompted_share is None
+        else config.unprompted_share,
         "track": config.track or config.early_stop,
         "prior_sampler": config.prior_sampler or spec.sampler,
         "sampler": config.sampler or spec.sampler,

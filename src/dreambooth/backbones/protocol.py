@@ -99,7 +99,7 @@ class Spec:
     that `release_text_encoder` frees.
     `text_encoder_share` is the text encoder's rate as a share of the denoiser's, for a model that is trained with it by
     default; `lora_text_share` the same for its adapters. `averaged` has full fine-tuning keep a moving average of the
-    weights by default. `unprompted_share` is the share of prior rows that are samples of no prompt.
+    weights by default. `unprompted_share` is its share of prior rows that are samples of no prompt.
     `lora` are those of the adapters, and `lora_targets` the layers they go on, by module; none where unknown.
     """
 
