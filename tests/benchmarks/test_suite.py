@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks import __main__ as program
-from benchmarks import memory, peers, process, sizes, worker
+from benchmarks import memory, peers, process, sizes, suite, worker
 from benchmarks.clock import STARTED
 from benchmarks.task import Outcome, Task
 from dreambooth.errors import ConfigError
+from dreambooth.evaluation.encoders import clip_name, dino_name
 from tests import tiny
 
 PEER = """
@@ -62,6 +64,17 @@ def test_every_part_of_every_side(tiny_model: Path, tmp_path: Path):
     assert {"convolutions", "optimizer"} <= set(found["profile", "ours"]["values"])
     table = (tmp_path / "out/results.md").read_text()
     assert "| copy |" in table and "× as fast" in table and "The floor of a step" in table
+
+
+def test_an_embedded_model_is_judged_by_the_judges_of_its_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The job works on a folder that holds a copy of the model; the judges are chosen by the model's name."""
+    asked: list[Task] = []
+    monkeypatch.setattr(process, "measure", lambda task: asked.append(task) or Outcome({"seconds": 1.0}))
+    plan = suite.Plan(sizes=("toybox-sd",), devices=("cpu",), work=tmp_path, threads=1, parts=("job",), repeats=1)
+    part = suite.Part(plan, sizes.size_of("toybox-sd"), "cpu", "job", print)
+    part.outcome(replace(part.task("job", "ours"), size=str(tmp_path / "copy")), "ours")
+    assert [(task.part, task.size) for task in asked] == [("job", str(tmp_path / "copy")), ("judge", "toybox-sd")]
+    assert dino_name(asked[1].size) == "toybox-dino" and clip_name(asked[1].size) == "toybox-clip"
 
 
 def test_a_worker_is_a_process_of_its_own(tiny_model: Path, tmp_path: Path):
