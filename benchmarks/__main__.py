@@ -31,6 +31,10 @@ def main(
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the model's own default.")] = None,
     prior: Annotated[int | None, typer.Option(min=1, help="Prior samples; the model's own default.")] = None,
     judged: Annotated[int, typer.Option(min=4, help="Pictures of each job that DINO and CLIP judge.")] = 32,
+    fewer: Annotated[
+        str | None,
+        typer.Option(help="STEPS:PRIOR of a further job of ours: how soon it is as good as the others at their counts."),
+    ] = None,
     peer: Annotated[
         list[str] | None, typer.Option(help="A public trainer: diffusers=path/to/train_dreambooth.py; may repeat.")
     ] = None,
@@ -71,6 +75,7 @@ def main(
             steps=steps,
             prior=prior,
             judged=judged,
+            fewer=_counts(fewer),
             peers=tuple(peers.parse(text) for text in peer or []),
             quick=quick,
             setting=setting,
@@ -86,6 +91,16 @@ def _parts(text: str | None) -> tuple[str, ...] | None:
     if unknown := [part for part in parts if part not in PARTS]:
         raise ConfigError(f"There is no part {unknown[0]!r}; give some of {', '.join(PARTS)}.")
     return parts
+
+
+def _counts(text: str | None) -> tuple[int, int] | None:
+    """Steps and prior samples from STEPS:PRIOR."""
+    if text is None:
+        return None
+    steps, _, prior = text.partition(":")
+    if not (steps.isdecimal() and prior.isdecimal() and int(steps) and int(prior)):
+        raise ConfigError(f"{text!r} is no STEPS:PRIOR; give two counts, such as 60:16.")
+    return int(steps), int(prior)
 
 
 def start() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import process, sizes
-from benchmarks.task import CLASS_NOUN, PROMPTS, Outcome, Task
+from benchmarks.task import CLASS_NOUN, FEWER, OURS, PLAIN, PROMPTS, Outcome, Task
 from dreambooth.errors import ConfigError
 
 
@@ -30,7 +30,7 @@ def parse(text: str) -> Peer:
     script = Path(path).expanduser()
     if not (name and equals):
         raise ConfigError(f"{text!r} is no peer; give NAME=PATH, such as diffusers=path/to/train_dreambooth.py.")
-    if name in ("ours", "plain"):
+    if name in (OURS, PLAIN, FEWER):
         raise ConfigError(f"{name!r} is the name of a side that is always measured; give the peer another.")
     if not script.is_file():
         raise ConfigError(f"There is no script {path} for the peer {name}.")

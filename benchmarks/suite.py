@@ -12,7 +12,7 @@ from benchmarks import floor, memory, peers, process, sizes, startup
 from benchmarks.peers import Peer
 from benchmarks.records import Record
 from benchmarks.tables import FLOOR
-from benchmarks.task import OURS, PLAIN, Outcome, Task
+from benchmarks.task import FEWER, OURS, PLAIN, Outcome, Task
 
 # A processor takes minutes for one picture of a published size, and its memory rules SDXL out.
 PARTS_OF_LARGE_ON_CPU = ("step", "profile")
@@ -32,6 +32,8 @@ class Plan:
     steps: int | None = None
     prior: int | None = None
     judged: int = 32
+    fewer: tuple[int, int] | None = None
+    """Steps and prior samples of a further job of ours, for a comparison at equal quality."""
     peers: tuple[Peer, ...] = ()
     quick: bool = False
     setting: dict[str, Any] | None = None
@@ -74,7 +76,7 @@ class Part:
 
     def measure(self) -> list[Record]:
         """All sides, turn by turn."""
-        names = [OURS, PLAIN, *([peer.name for peer in self.plan.peers] if self.part == "job" else [])]
+        names = [OURS, PLAIN, *(self.more_sides() if self.part == "job" else [])]
         if self.device == "cuda" and not cuda_is_there():
             return [self.record(name, {}, "not measured: there is no CUDA device here") for name in names]
         prepared = process.measure(self.task("prepare", PLAIN, judged=int(self.part == "job")))
@@ -84,6 +86,8 @@ class Part:
         setting = {name: getattr(task, name) for name in ("resolution", "rows", "steps", "prior", "threads")}
         setting["gpu"] = prepared.details["gpu"]
         records = {name: self.record(name, setting) for name in names}
+        if FEWER in records and self.plan.fewer:
+            records[FEWER].setting |= dict(zip(("steps", "prior"), self.plan.fewer, strict=True))
         for name in names:
             records[name].note = self.obstacle(name)
         if self.part == "step":
@@ -96,9 +100,13 @@ class Part:
                     self.say(f"  {record.note or {key: values[-1] for key, values in record.values.items()}}")
         return list(records.values())
 
+    def more_sides(self) -> list[str]:
+        """The job's own, besides ours and the plain loop."""
+        return [*([FEWER] if self.plan.fewer else []), *(peer.name for peer in self.plan.peers)]
+
     def obstacle(self, side: str) -> str:
         """Why this side cannot be measured, or nothing."""
-        if not self.size.supported and side == OURS:
+        if not self.size.supported and side in (OURS, FEWER):
             return "not supported yet"
         if not self.size.supported and self.part != "step":
             return "not measured: of this family the step of the denoiser alone is"
@@ -112,6 +120,8 @@ class Part:
         work = self.plan.work / "turn"
         shutil.rmtree(work, ignore_errors=True)
         task = replace(task, side=side, work=str(work), part="floor" if side == FLOOR else self.part)
+        if side == FEWER and self.plan.fewer:
+            task = replace(task, side=OURS, steps=self.plan.fewer[0], prior=self.plan.fewer[1])
         peer = next((peer for peer in self.plan.peers if peer.name == side), None)
         try:
             outcome = peers.job(replace(task, script=str(peer.script))) if peer else process.measure(task)

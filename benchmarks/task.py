@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 PARTS = ("job", "step", "prior", "generation", "startup", "profile")
-OURS, PLAIN = "ours", "plain"
+OURS, PLAIN, FEWER = "ours", "plain", "ours, fewer"
 
 # The four pictures of the whole job; further ones of the same prompts are drawn for the judges alone.
 PROMPTS = ("a {subject}", "a {subject} on the beach", "a {subject} in the jungle", "a {subject} in the snow")

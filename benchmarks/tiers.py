@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("size", help="sd15, an embedded name, or a diffusers folder")
     parser.add_argument("tier", choices=list(TIERS))
+    parser.add_argument("--method", default="full", choices=["full", "lora", "dora"])
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rows", type=int, default=1, help="photos of a step; as many prior samples join them")
     parser.add_argument("--resolution", type=int)
@@ -43,6 +44,7 @@ def main() -> None:
     backbone.set_resolution(resolution)
     backbone.to(device)
     values = {"train_batch_size": given.rows, "mixed_precision": given.mixed_precision, "max_train_steps": given.steps}
+    values["method"] = given.method
     config = resolve_defaults(make_config(values | {"memory": given.tier, "checkpointing_steps": 10**6}), backbone.spec)
     method = make_method(config, "dog")
     expected = make_plan(config, backbone, method, 1).memory_bytes
@@ -59,6 +61,7 @@ def main() -> None:
         finetune(backbone, method, Examples(latents, latents, ("a zqk dog", "a dog")), settings, run, reports.append)
     result = {
         "size": size.name,
+        "method": given.method,
         "tier": given.tier,
         "resolution": resolution,
         "rows": f"{given.rows} + {given.rows}",

@@ -53,16 +53,17 @@ def test_every_part_of_every_side(tiny_model: Path, tmp_path: Path):
     counts = ("--quick", "--device", "cpu", "--threads", "1", "--steps", "2", "--prior", "2")
     peer = f"--peer=copy={tmp_path / 'peer.py'}"
     parts = "job,step,prior,generation,profile"
-    run("--sizes", str(tiny_model), "--parts", parts, *counts, peer, "--out", str(tmp_path / "out"))
+    run("--sizes", str(tiny_model), "--parts", parts, *counts, peer, "--fewer=1:3", "--out", str(tmp_path / "out"))
     found = {(entry["part"], entry["side"]): entry for entry in json.loads((tmp_path / "out/results.json").read_text())}
     both = {(part, side) for part in parts.split(",") for side in ("ours", "plain")}
-    assert set(found) == both | {("job", "copy"), ("step", "floor")}
+    assert set(found) == both | {("job", "copy"), ("job", "ours, fewer"), ("step", "floor")}
     assert {entry["note"] for entry in found.values()} == {""}
-    for side in ("ours", "plain", "copy"):
+    for side in ("ours", "ours, fewer", "plain", "copy"):
         assert set(found["job", side]["values"]) == {"seconds", "processor_seconds", "peak_bytes", "dino", "clip_t"}
     assert found["step", "floor"]["values"]["seconds"][0] < found["step", "plain"]["values"]["seconds"][0]
     assert {"convolutions", "optimizer"} <= set(found["profile", "ours"]["values"])
     table = (tmp_path / "out/results.md").read_text()
+    assert "whole job: 3 prior samples, 1 steps, 4 pictures | ours, fewer |" in table
     assert "| copy |" in table and "× as fast" in table and "The floor of a step" in table
 
 
@@ -97,6 +98,8 @@ def test_a_device_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, tiny_
         (("--sizes", "toybox-if"), "There is no size 'toybox-if'"),
         (("--parts", "step,stride"), "There is no part 'stride'"),
         (("--device", "tpu"), "There is no device 'tpu'"),
+        (("--fewer", "60"), "'60' is no STEPS:PRIOR; give two counts"),
+        (("--fewer", "0:4"), "'0:4' is no STEPS:PRIOR"),
         (("--peer", "train.py"), "'train.py' is no peer; give NAME=PATH"),
         (("--peer", "other=nowhere.py"), "There is no script nowhere.py"),
         (("--peer", "plain=nowhere.py"), "'plain' is the name of a side"),

@@ -21,7 +21,7 @@ from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, fit
 from dreambooth.toybox.pixels import CHANNELS
 
 SIZE = 256
-LOG_SNR = (1.0, 2.4)
+LOG_SNR = (0.0, 2.6)
 """Most of a large picture is known from the small one; what is learned is fine detail, which little noise hides."""
 CROP = 64
 BLOCKS = (16, 32, 64, 64)
