@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("size", help="sd15, an embedded name, or a diffusers folder")
     parser.add_argument("tier", choices=list(TIERS))
-    parser.add_argument("--method", default="full", choices=["full", "lora", "dora"])
+    parser.add_argument("--method", default="dreambooth", choices=["dreambooth", "lora", "dora"])
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rows", type=int, default=1, help="photos of a step; as many prior samples join them")
     parser.add_argument("--resolution", type=int)
