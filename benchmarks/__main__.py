@@ -15,6 +15,7 @@ import typer
 from benchmarks import machine, peers, records, sizes, suite, tables
 from benchmarks.task import PARTS
 from dreambooth.errors import ConfigError, DreamBoothError
+from dreambooth.precision import MixedPrecision
 
 QUICK_REPEATS = 1
 
@@ -31,9 +32,12 @@ def main(
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the model's own default.")] = None,
     prior: Annotated[int | None, typer.Option(min=1, help="Prior samples; the model's own default.")] = None,
     judged: Annotated[int, typer.Option(min=4, help="Pictures of each job that DINO and CLIP judge.")] = 32,
+    mixed_precision: Annotated[MixedPrecision, typer.Option(help="What ours and its floor compute in.")] = "auto",
     fewer: Annotated[
         str | None,
-        typer.Option(help="STEPS:PRIOR of a further job of ours: how soon it is as good as the others at their counts."),
+        typer.Option(
+            help="STEPS:PRIOR of a further job of ours, for a comparison at equal quality."
+        ),
     ] = None,
     peer: Annotated[
         list[str] | None, typer.Option(help="A public trainer: diffusers=path/to/train_dreambooth.py; may repeat.")
@@ -75,6 +79,7 @@ def main(
             steps=steps,
             prior=prior,
             judged=judged,
+            mixed_precision=mixed_precision,
             fewer=_counts(fewer),
             peers=tuple(peers.parse(text) for text in peer or []),
             quick=quick,

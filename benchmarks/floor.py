@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import sizes
-from dreambooth.precision import in_bf16
+from dreambooth.precision import MixedPrecision, in_bf16
 
 # AdamW in float32: weight, gradient and both moments are read; weight and both moments are written.
 ADAMW_WORDS = 7
@@ -82,9 +82,9 @@ def bandwidth(device: str) -> float:
     return 3 * WORD_BYTES * count / _best_seconds(lambda: torch.add(b, c, alpha=3.0, out=a), device)
 
 
-def fastest_dtype(device: str) -> torch.dtype:
-    """What a step computes in at our defaults: bfloat16 where the device multiplies it faster, else float32."""
-    return torch.bfloat16 if in_bf16("auto", torch.device(device)) else torch.float32
+def dtype_of(mixed_precision: MixedPrecision, device: str) -> torch.dtype:
+    """What our step computes in; at "auto" bfloat16 where the device multiplies it faster, else float32."""
+    return torch.bfloat16 if in_bf16(mixed_precision, torch.device(device)) else torch.float32
 
 
 def _product_rate(width: int, device: str, dtype: torch.dtype) -> float:

@@ -53,10 +53,10 @@ def floor(task: Task) -> Outcome:
     """The least a step must do, over the rates measured here and now in the step's own type and threads."""
     import torch
 
-    from benchmarks.floor import bandwidth, fastest_dtype, matrix_rate, step_work
+    from benchmarks.floor import bandwidth, dtype_of, matrix_rate, step_work
 
     work = step_work(sizes.size_of(task.size), task.resolution, 2 * task.rows)
-    dtype = fastest_dtype(task.device)
+    dtype = dtype_of(task.mixed_precision, task.device)
     rate, speed = matrix_rate(task.device, dtype), bandwidth(task.device)
     plain_rate = matrix_rate(task.device, torch.float32)
     return Outcome(

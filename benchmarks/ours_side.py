@@ -42,6 +42,7 @@ def job(task: Task) -> Outcome:
         num_class_images=task.prior,
         applications=[],
         preview_steps=0,
+        mixed_precision=task.mixed_precision,
         seed=task.seed,
         quiet=True,
     )
@@ -142,7 +143,12 @@ def _prepared(task: Task) -> tuple[Any, Any]:
     backbone = StableDiffusion(sizes.pipeline(size), Source(task.size, str(size.folder), "folder"))
     backbone.set_resolution(task.resolution)
     backbone.to(choose_device(task.device))
-    values = {"device": task.device, "train_batch_size": task.rows, "learning_rate": task.learning_rate}
+    values = {
+        "device": task.device,
+        "mixed_precision": task.mixed_precision,
+        "train_batch_size": task.rows,
+        "learning_rate": task.learning_rate,
+    }
     return backbone, resolve_defaults(make_config(values), backbone.spec)
 
 

@@ -13,6 +13,7 @@ from benchmarks.peers import Peer
 from benchmarks.records import Record
 from benchmarks.tables import FLOOR
 from benchmarks.task import FEWER, OURS, PLAIN, Outcome, Task
+from dreambooth.precision import MixedPrecision
 
 # A processor takes minutes for one picture of a published size, and its memory rules SDXL out.
 PARTS_OF_LARGE_ON_CPU = ("step", "profile")
@@ -32,6 +33,7 @@ class Plan:
     steps: int | None = None
     prior: int | None = None
     judged: int = 32
+    mixed_precision: MixedPrecision = "auto"
     fewer: tuple[int, int] | None = None
     """Steps and prior samples of a further job of ours, for a comparison at equal quality."""
     peers: tuple[Peer, ...] = ()
@@ -151,6 +153,7 @@ class Part:
             prior=1,
             learning_rate=5e-6,
             judged=judged,
+            mixed_precision=self.plan.mixed_precision,
         )
 
     def resolved(self, facts: dict[str, Any]) -> Task:

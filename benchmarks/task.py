@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dreambooth.precision import MixedPrecision
+
 PARTS = ("job", "step", "prior", "generation", "startup", "profile")
 OURS, PLAIN, FEWER = "ours", "plain", "ours, fewer"
 
@@ -19,6 +21,7 @@ class Task:
     """A measurement of one side. `work` is a folder of its own; counts at None take the model's defaults.
 
     `rows` are the photos of a step (as many prior samples join), `judged` the pictures that are judged after a job.
+    `mixed_precision` is what ours computes in; the plain loop and the peers compute as they do.
     """
 
     part: str
@@ -35,6 +38,7 @@ class Task:
     prior: int
     learning_rate: float
     judged: int = 0
+    mixed_precision: MixedPrecision = "auto"
     script: str = ""
     seed: int = 0
 

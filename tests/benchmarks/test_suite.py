@@ -5,17 +5,22 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import typer
+from diffusers import UNet2DConditionModel
 from typer.testing import CliRunner
 
 from benchmarks import __main__ as program
 from benchmarks import memory, peers, process, sizes, suite, worker
 from benchmarks.clock import STARTED
+from benchmarks.floor import dtype_of
 from benchmarks.task import Outcome, Task
 from dreambooth.errors import ConfigError
 from dreambooth.evaluation.encoders import clip_name, dino_name
+from dreambooth.precision import MixedPrecision
 from tests import tiny
 
 PEER = """
@@ -76,6 +81,24 @@ def test_an_embedded_model_is_judged_by_the_judges_of_its_world(monkeypatch: pyt
     part.outcome(replace(part.task("job", "ours"), size=str(tmp_path / "copy")), "ours")
     assert [(task.part, task.size) for task in asked] == [("job", str(tmp_path / "copy")), ("judge", "toybox-sd")]
     assert dino_name(asked[1].size) == "toybox-dino" and clip_name(asked[1].size) == "toybox-clip"
+
+
+@pytest.mark.parametrize(("precision", "autocast"), [("no", False), ("bf16", True)])
+def test_ours_and_its_floor_compute_in_what_is_asked_for(
+    precision: MixedPrecision, autocast: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[bool] = []
+    forward = UNet2DConditionModel.forward
+
+    def spy(*given: Any, **more: Any) -> Any:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return forward(*given, **more)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", spy)
+    task = Task("step", "ours", str(tiny_model), "cpu", 1, str(tmp_path), "", "zqk", 64, 1, 1, 1, 1e-3)
+    worker.measurement(task)(replace(task, mixed_precision=precision))
+    assert set(seen) == {autocast}
+    assert dtype_of(precision, "cpu") == (torch.bfloat16 if autocast else torch.float32)
 
 
 def test_a_worker_is_a_process_of_its_own(tiny_model: Path, tmp_path: Path):
