@@ -35,9 +35,7 @@ def main(
     mixed_precision: Annotated[MixedPrecision, typer.Option(help="What ours and its floor compute in.")] = "auto",
     fewer: Annotated[
         str | None,
-        typer.Option(
-            help="STEPS:PRIOR of a further job of ours, for a comparison at equal quality."
-        ),
+        typer.Option(help="STEPS:PRIOR of a further job of ours, for a comparison at equal quality."),
     ] = None,
     peer: Annotated[
         list[str] | None, typer.Option(help="A public trainer: diffusers=path/to/train_dreambooth.py; may repeat.")

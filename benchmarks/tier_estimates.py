@@ -75,14 +75,29 @@ def activations(size: sizes.Size, resolution: int, rows: int) -> tuple[int, int,
     return sum(map(torch.numel, weights)), max(map(torch.numel, weights)), whole.bytes, outside.bytes + largest
 
 
+def adapter_weights(size: sizes.Size, rank: int) -> int:
+    """Weights of a LoRA on the attention's projections, as `--method lora` puts them there."""
+    with torch.device("meta"):
+        unet = sizes.denoiser(size.denoiser)
+    ends = ("to_q", "to_k", "to_v", "to_out.0")
+    projections = [module for name, module in unet.named_modules() if name.endswith(ends)]
+    return sum(rank * (module.in_features + module.out_features) for module in projections)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sizes", nargs="+", choices=list(ENCODERS))
-    for name in parser.parse_args().sizes:
+    parser.add_argument("--lora-rank", type=int, help="adapters of this rank instead of full fine-tuning")
+    given = parser.parse_args()
+    for name in given.sizes:
         size = sizes.size_of(name)
+        adapters = adapter_weights(size, given.lora_rank) if given.lora_rank else 0
         for on_gpu, resolution in ((True, size.resolution_cuda), (False, size.resolution_cpu)):
             trained, largest, kept, recomputed = activations(size, resolution, 2)
-            estimate = Estimate(0, ENCODERS[name], trained, kept, recomputed, largest=largest)
+            if adapters:
+                estimate = Estimate(trained, ENCODERS[name], adapters, kept, recomputed, largest=largest)
+            else:
+                estimate = Estimate(0, ENCODERS[name], trained, kept, recomputed, largest=largest)
             told = ", ".join(f"{tier} {estimate.total(TIERS[tier], True, on_gpu) / 1e9:.1f} GB" for tier in TIERS)
             print(
                 f"{name}, {resolution} px, 1 + 1 rows, bf16, {'GPU' if on_gpu else 'CPU'}: {told} "

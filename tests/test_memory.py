@@ -17,14 +17,17 @@ from dreambooth.compiling import COMPILED_CALL, Regions
 from dreambooth.config import make_config
 from dreambooth.errors import RunError, TrainingError
 from dreambooth.fitting import Fit, choose, finetune_within_memory, fitted, measure, read_tier, settle
-from dreambooth.holding import Holding, in_host_memory
+from dreambooth.holding import Holding, in_host_memory, multiplied
 from dreambooth.memory import BALANCED, FAST, LEAN, TIERS, Tier, is_out_of_memory
 from dreambooth.meter import Peak, available_bytes
+from dreambooth.methods import make_method
 from dreambooth.methods.full import FullFineTuning
 from dreambooth.optimizers import SMALL
 from dreambooth.plan import estimate_memory
 from dreambooth.train_state import Settings, TrainState
-from dreambooth.trainer import Loss, StepReport
+from dreambooth.trainer import Loss, StepReport, finetune
+from tests.methods.test_contract import RATES as CONTRACT_RATES
+from tests.methods.test_contract import subject
 from tests.test_trainer import assert_equal, examples, settings
 
 EACH = pytest.mark.parametrize("tier", [*TIERS.values(), replace(LEAN, split=2)], ids=str)
@@ -139,6 +142,43 @@ class TestTraining:
         assert kinds == {(True, torch.bfloat16), (False, torch.float32)}
         state.release()
         assert {parameter.dtype for parameter in state.parameters} == {torch.float32}
+
+    @pytest.mark.parametrize("method", ["lora", "textual-inversion"])
+    def test_frozen_weights_lie_rounded_on_a_device_with_its_own_memory(
+        self, method: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        found = {}
+        for apart in (False, True):
+            monkeypatch.setattr(Holding, "_apart", property(lambda self, apart=apart: apart))
+            backbone, chosen = backbones.load(str(tiny_model)), make_method(make_config({"method": method}), "dog")
+            frozen = multiplied(backbone.modules["denoiser"])
+            before = [weight.detach().clone() for weight in frozen]
+            log: list[tuple[float, set[torch.dtype]]] = []
+
+            def look(report: StepReport, frozen: Any = frozen, log: Any = log) -> None:
+                log.append((report.loss, {weight.dtype for weight in frozen}))
+
+            data = replace(examples(), prompts=(subject(chosen), "a dog"))
+            steps = settings(max_train_steps=5, mixed_precision="bf16", learning_rates=CONTRACT_RATES)
+            run = RunFolder.create(tmp_path / f"{apart}", make_config({}))
+            finetune(backbone, chosen, data, steps, run, look)
+            assert all(map(torch.equal, frozen, before))
+            found[apart] = [loss for loss, _ in log], [dtypes for _, dtypes in log]
+        assert found[True][0] == found[False][0] and len(set(found[True][0])) == 5
+        assert found[True][1] == [{torch.bfloat16}] * 5 and found[False][1] == [{torch.float32}] * 5
+
+    def test_pictures_are_drawn_with_whole_weights(self, tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(Holding, "_apart", property(lambda self: True))
+        backbone = backbones.load(str(tiny_model))
+        weights = multiplied(backbone.modules["denoiser"])
+        before = [weight.detach().clone() for weight in weights]
+        holding = Holding(backbone, {}, FAST, True, trains_text=False)
+        assert {weight.dtype for weight in weights} == {torch.bfloat16}
+        with holding.complete():
+            assert all(map(torch.equal, weights, before))
+        assert {weight.dtype for weight in weights} == {torch.bfloat16}
+        holding.release()
+        assert all(map(torch.equal, weights, before))
 
     def test_a_small_share_of_the_weights_is_trained_whole(self):
         assert LEAN.for_share(0.01) == replace(LEAN, lean_optimizer=False)

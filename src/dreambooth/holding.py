@@ -49,16 +49,40 @@ class Holding:
         height, width = backbone.spec.native_size[-2:]
         self.attention = PlainAttention(backbone.modules["denoiser"], height * width)
         self.rounded: list[nn.Parameter] = []
+        self.lent: list[tuple[nn.Parameter, Tensor]] = []
         if self.tier.checkpointing:
             backbone.enable_gradient_checkpointing()
         if self.tier.lean_optimizer and in_bf16:
             self.rounded = [parameter for parameter in trained if parameter.numel() >= SMALL]
             for parameter in self.rounded:
                 parameter.data = parameter.data.to(torch.bfloat16)
+        self.lends = in_bf16
+        self._lend()
+
+    @property
+    def _apart(self) -> bool:
+        """Whether the device has a memory of its own, so that what is in host memory takes none of it."""
+        return self.backbone.device.type == "cuda"
 
     @property
     def _moves_encoders(self) -> bool:
-        return self.tier.encoders_away and self.backbone.device.type == "cuda"
+        return self.tier.encoders_away and self._apart
+
+    def _lend(self) -> None:
+        """Frozen weights to host memory, and what autocast would make of them to the device."""
+        if not (self.lends and self._apart):
+            return
+        trained = {id(parameter) for parameter in self.trained}
+        for parameter in multiplied(self.backbone.modules["denoiser"]):
+            if id(parameter) not in trained:
+                self.lent.append((parameter, parameter.data.to("cpu")))
+                parameter.data = parameter.data.to(torch.bfloat16)
+        give_back(self.backbone.device)
+
+    def _take_back(self) -> None:
+        for parameter, whole in self.lent:
+            parameter.data = whole.to(parameter.device)
+        self.lent = []
 
     def send_encoders_away(self) -> None:
         """Once all is encoded: off the device. On a CPU there is nowhere to go."""
@@ -71,18 +95,20 @@ class Holding:
     def complete(self) -> Generator[None]:
         """Everything on the device and nothing compiled, for a look at pictures."""
         self._bring_encoders_back()
+        self._take_back()
         self._quicken(False)
         try:
             yield
         finally:
             self._quicken(True)
+            self._lend()
             self.send_encoders_away()
 
     @contextmanager
     def at_work(self) -> Generator[None]:
         """Training inside: compiled, and with activations in host memory, where that was asked for."""
         self._quicken(True)
-        away = self.tier.activations_away and self.backbone.device.type == "cuda"
+        away = self.tier.activations_away and self._apart
         with in_host_memory(self.backbone.modules["denoiser"].parameters()) if away else nullcontext():
             yield
 
@@ -93,6 +119,7 @@ class Holding:
             parameter.grad = None
             parameter.data = parameter.data.float()
         self.rounded = []
+        self._take_back()
         self._bring_encoders_back()
 
     def _quicken(self, on: bool) -> None:
@@ -104,6 +131,13 @@ class Holding:
         if self._moves_encoders:
             for module in self.encoders:
                 module.to(self.backbone.device)
+
+
+def multiplied(module: nn.Module) -> list[nn.Parameter]:
+    """Weights that autocast rounds to bfloat16 whenever they are used: rounded beforehand they give the same numbers,
+    in half the memory and without the rounding."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return [weight for part in module.modules() if isinstance(part, kinds) for weight in part.parameters(recurse=False)]
 
 
 def in_host_memory(weights: Iterable[Tensor], least_bytes: int = LEAST_MOVED_BYTES) -> AbstractContextManager[object]:

@@ -98,7 +98,8 @@ class Estimate:
         weight = BFLOAT16_BYTES if lean_weights else FLOAT32_BYTES
         gradients = self.largest if tier.lean_optimizer and not self.accumulates else self.trained
         moments = 2 * EIGHT_BIT_BYTES if tier.lean_optimizer else self.moment_bytes
-        held = self.frozen * FLOAT32_BYTES
+        # What autocast rounds is held rounded where the device has a memory of its own (holding.multiplied).
+        held = self.frozen * (BFLOAT16_BYTES if in_bf16 and on_gpu else FLOAT32_BYTES)
         held += 0 if tier.encoders_away and on_gpu else self.encoders * FLOAT32_BYTES
         held += self.trained * (weight + moments + (FLOAT32_BYTES if self.ema else 0)) + gradients * weight
         return int(held + (self.recomputed if tier.checkpointing else self.activations) / tier.split)

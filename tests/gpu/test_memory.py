@@ -10,7 +10,9 @@ from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
 from dreambooth.examples import noise_and_time
 from dreambooth.fitting import finetune_within_memory, fitted, measure
+from dreambooth.holding import multiplied
 from dreambooth.memory import BALANCED, FAST, LEAN, TIERS
+from dreambooth.methods import make_method
 from dreambooth.methods.full import FullFineTuning
 from dreambooth.train_state import TrainState
 from dreambooth.trainer import Loss
@@ -41,6 +43,22 @@ def test_every_tier_trains_alike_and_leaves_all_on_the_device(tiny_model: Path, 
             assert {(p.device.type, p.dtype) for p in module.parameters()} == {("cuda", torch.float32)}
     assert losses["balanced"] == pytest.approx(losses["fast"], rel=2e-2)
     assert losses["lean"] == pytest.approx(losses["fast"], rel=5e-2)
+
+
+def test_frozen_weights_take_half_the_memory_and_come_back(tiny_model: Path):
+    backbone = backbones.load(str(tiny_model))
+    backbone.to("cuda")
+    weights = multiplied(backbone.modules["denoiser"])
+    before = [weight.detach().cpu() for weight in weights]
+    taken = torch.cuda.memory_allocated()
+    state = TrainState.build(
+        backbone, make_method(make_config({"method": "lora"}), "dog"), settings(mixed_precision="bf16")
+    )
+    assert {weight.dtype for weight in weights} == {torch.bfloat16}
+    assert torch.cuda.memory_allocated() < taken
+    state.release()
+    assert {weight.device.type for weight in weights} == {"cuda"}
+    assert all(torch.equal(weight.cpu(), old) for weight, old in zip(weights, before, strict=True))
 
 
 def test_a_measured_step_tells_its_memory(tiny_model: Path):
