@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dreambooth.attention import PlainAttention
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.compiling import Regions
+from dreambooth.heap import freed_memory_kept
 from dreambooth.memory import Tier, is_encoder
 from dreambooth.meter import give_back
 from dreambooth.optimizers import SMALL
@@ -106,10 +107,12 @@ class Holding:
 
     @contextmanager
     def at_work(self) -> Generator[None]:
-        """Training inside: compiled, and with activations in host memory, where that was asked for."""
+        """Training inside: compiled, and with activations in host memory, where that was asked for. On a CPU what a
+        step frees serves the next one."""
         self._quicken(True)
         away = self.tier.activations_away and self._apart
-        with in_host_memory(self.backbone.modules["denoiser"].parameters()) if away else nullcontext():
+        moved = in_host_memory(self.backbone.modules["denoiser"].parameters()) if away else nullcontext()
+        with moved, freed_memory_kept(self.backbone.device):
             yield
 
     def release(self) -> None:
