@@ -107,13 +107,14 @@ def _try_out(backbone: Backbone, method: Method, settings: Settings, with_prior:
     try:
         loss = Loss(backbone, method, examples, settings, rows * micro_batches)
         state.holding.send_encoders_away()
-        for step in range(2):
-            state.begin(step)
-            for number, batch in enumerate(examples.batches(0, step, rows, micro_batches), 1):
-                state.backward(loss(batch, step).total, last=number == micro_batches)
-            norm = state.clipped()
-            if step == 0 and norm.isfinite():  # else the moments would carry it into the weights, even at rate zero
-                state.update()
+        with state.holding.at_work():
+            for step in range(2):
+                state.begin(step)
+                for number, batch in enumerate(examples.batches(0, step, rows, micro_batches), 1):
+                    state.backward(loss(batch, step).total, last=number == micro_batches)
+                norm = state.clipped()
+                if step == 0 and norm.isfinite():  # else the moments would carry it into the weights, even at rate 0
+                    state.update()
     finally:
         state.release()
 
