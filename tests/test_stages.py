@@ -271,6 +271,13 @@ def test_stages_of_a_resolved_config():
     assert issubclass(ConfigError, DreamBoothError)
 
 
+@pytest.mark.parametrize(("guidance", "share"), [(1.0, 0.0), (4.0, 0.25)])
+def test_samples_of_no_prompt_are_for_stages_that_are_guided(guidance: float, share: float):
+    config = make_config({"unprompted_share": 0.25, "sr_guidance_scale": guidance})
+    assert stages.stage_config(config, "base").unprompted_share == 0.25
+    assert stages.stage_config(config, "sr").unprompted_share == share
+
+
 def test_a_dry_run_of_a_cascade_of_deepfloyds_size_needs_no_weights(photos: Path, tmp_path: Path):
     """Configurations alone, of about the sizes of IF-I-XL, IF-II-L and T5-XXL."""
     folder = tiny.outlined_deepfloyd(tmp_path)
