@@ -312,6 +312,8 @@ def _base_spec(unet: Any, max_tokens: int) -> Spec:
         max_train_steps=300 if small else 1000,
         train_batch_size=4 if small else 1,
         num_class_images=64 if small else 200,
+        averaged=small,
+        unprompted_share=0.25 if small else 0.0,
         num_inference_steps=25 if small else 100,
         guidance_scale=5.0 if small else 7.0,
         sampler="dpm++" if small else "ddpm",
