@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.backbones.protocol import Backbone, Sampling
+from dreambooth.heap import freed_memory_kept
 from dreambooth.sheets import contact_sheet, save_picture
 
 if TYPE_CHECKING:
@@ -40,13 +41,15 @@ def draw(
     """
     jobs = [(template, prompt, seed) for template, prompt in prompts for seed in seeds]
     pictures: list[Picture] = []
-    for start in range(0, len(jobs), batch_size):
-        part = jobs[start : start + batch_size]
-        images = backbone.generate([job[1] for job in part], [job[2] for job in part], sampling)
-        pictures += [
-            Picture(image, prompt, template, seed) for image, (template, prompt, seed) in zip(images, part, strict=True)
-        ]
-        progress(len(part))
+    with freed_memory_kept(backbone.device):
+        for start in range(0, len(jobs), batch_size):
+            part = jobs[start : start + batch_size]
+            images = backbone.generate([job[1] for job in part], [job[2] for job in part], sampling)
+            pictures += [
+                Picture(image, prompt, template, seed)
+                for image, (template, prompt, seed) in zip(images, part, strict=True)
+            ]
+            progress(len(part))
     return pictures
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dreambooth.backbones.protocol import Backbone, Enlarging, Sampler, Sampling
 from dreambooth.errors import PriorError
+from dreambooth.heap import freed_memory_kept
 from dreambooth.precision import MixedPrecision
 from dreambooth.seeding import derive
 
@@ -118,22 +119,23 @@ class PriorSet:
         # A batch with a gap is drawn whole: in another batch the last bits of a sample would come out otherwise,
         # and a resumed run would not be bit-identical.
         batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-        for indices in batches[part::parts]:
-            wanted = missing.intersection(indices)
-            if not wanted:
-                continue
-            seeds = [self.seed(index) for index in indices]
-            latents = backbone.sample_latents([self.manifest.prompt] * len(indices), seeds, sampling)
-            for index, seed, latent in zip(indices, seeds, latents.float().cpu(), strict=True):
-                if not latent.isfinite().all():
-                    raise PriorError(
-                        f"Prior sample {index} came out with values that are not finite. "
-                        "Try another --prior-sampler, or another --model if that does not help."
-                    )
-                if index in wanted:
-                    _save_sample(self.path(index), latent, seed)
-            progress(len(wanted))
-            added += len(wanted)
+        with freed_memory_kept(backbone.device):
+            for indices in batches[part::parts]:
+                wanted = missing.intersection(indices)
+                if not wanted:
+                    continue
+                seeds = [self.seed(index) for index in indices]
+                latents = backbone.sample_latents([self.manifest.prompt] * len(indices), seeds, sampling)
+                for index, seed, latent in zip(indices, seeds, latents.float().cpu(), strict=True):
+                    if not latent.isfinite().all():
+                        raise PriorError(
+                            f"Prior sample {index} came out with values that are not finite. "
+                            "Try another --prior-sampler, or another --model if that does not help."
+                        )
+                    if index in wanted:
+                        _save_sample(self.path(index), latent, seed)
+                progress(len(wanted))
+                added += len(wanted)
         return added
 
     def load(self, count: int) -> Tensor:
