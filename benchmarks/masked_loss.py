@@ -1,6 +1,6 @@
 """What masked loss gains: one subject, all its photos taken in one place, trained with and without masks.
 
-    python benchmarks/masked_loss.py --subjects dog:17 teapot:3 --out runs/masked-loss
+    python -m benchmarks.masked_loss --subjects dog:17 teapot:3 --out runs/masked-loss
 
 Both trainings see the same photos, prior samples, noise and times; only the weights in the loss differ. Each then draws
 the subject in places it was not photographed in. Reported are means over pictures:

@@ -199,3 +199,12 @@ def test_defaults_of_other_methods_are_told(
 def test_every_choice_is_told(page: str, names: Any):
     text = " ".join((ROOT / "docs" / page).read_text(encoding="utf-8").split())
     assert [name for name in names if name not in text] == []
+
+
+def test_benchmarks_are_run_as_modules():
+    """As files they would put `benchmarks/` before the standard library, whose `profile` it would hide."""
+    told = "\n".join(path.read_text(encoding="utf-8") for path in [*PAGES, *(ROOT / "benchmarks").glob("*.py")])
+    assert not re.findall(r"python benchmarks/", told)
+    modules = set(re.findall(r"python -m benchmarks\.(\w+)", told))
+    assert modules >= {"masked_loss", "tiers", "tier_estimates"}
+    assert all((ROOT / "benchmarks" / f"{name}.py").is_file() for name in modules)
