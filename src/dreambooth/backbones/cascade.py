@@ -309,7 +309,7 @@ def _base_spec(unet: Any, max_tokens: int) -> Spec:
         trainable=("denoiser",),
         # DeepFloyd IF: the paper's rate and steps for Imagen.
         learning_rate=2e-4 if small else 1e-5,
-        max_train_steps=300 if small else 1000,
+        max_train_steps=600 if small else 1000,
         train_batch_size=4 if small else 1,
         num_class_images=64 if small else 200,
         averaged=small,
