@@ -54,7 +54,13 @@ def _count(change: int, libc: Any) -> None:
             libc.mallopt(MMAP_MAX, 65536)
             libc.mallopt(MMAP_THRESHOLD, GREATEST_THRESHOLD)
             libc.mallopt(TRIM_THRESHOLD, 2 * GREATEST_THRESHOLD)
-            libc.malloc_trim(0)
+            trim()
+
+
+def trim() -> None:
+    """Returns what was freed to the system, where the C library (glibc) has kept it."""
+    if libc := _glibc():
+        libc.malloc_trim(0)
 
 
 @cache

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import sys
 from pathlib import Path
 
 import torch
+
+from dreambooth.heap import trim
 
 
 def available_bytes(device: torch.device) -> int:
@@ -83,7 +84,5 @@ def give_back(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    elif sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps what was freed
-        if trim is not None:
-            trim(0)
+    else:
+        trim()
