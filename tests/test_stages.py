@@ -278,6 +278,12 @@ def test_samples_of_no_prompt_are_for_stages_that_are_guided(guidance: float, sh
     assert stages.stage_config(config, "sr").unprompted_share == share
 
 
+def test_shifted_times_are_for_the_base_alone():
+    config = make_config({"timestep_shift": 3.0})
+    assert stages.stage_config(config, "base").timestep_shift == 3.0
+    assert stages.stage_config(config, "sr").timestep_shift is None
+
+
 def test_a_dry_run_of_a_cascade_of_deepfloyds_size_needs_no_weights(photos: Path, tmp_path: Path):
     """Configurations alone, of about the sizes of IF-I-XL, IF-II-L and T5-XXL."""
     folder = tiny.outlined_deepfloyd(tmp_path)

@@ -90,6 +90,17 @@ class TestStep:
         assert torch.equal(noise[2:], part_noise) and torch.equal(times[2:], part_times)
         assert not torch.equal(noise, noise_and_time(backbone, whole, 7, 6)[0])
 
+    def test_shifted_times_see_more_noise(self, tiny_model: Path, tmp_path: Path):
+        """One number of each row is drawn either way, so the noise stays; and training uses the shifted times."""
+        backbone = backbones.load(str(tiny_model))
+        batch = Batch(torch.zeros(64, 4, 16, 16), torch.zeros(64, dtype=torch.bool), tuple(range(64)))
+        noise, times = noise_and_time(backbone, batch, 0, 0)
+        same, later = noise_and_time(backbone, batch, 0, 0, 3.0)
+        assert torch.equal(noise, same) and (later >= times).all() and later.sum() > times.sum()
+        runs = {s: train(tiny_model, tmp_path / str(s), timestep_shift=s)[1] for s in (None, 1.0, 9.0)}
+        losses = [reports[0].loss for reports in runs.values()]
+        assert losses[0] == losses[1] != losses[2]
+
     def test_each_row_is_denoised_under_its_own_prompt(self, tiny_model: Path):
         data = examples()
         backbone = backbones.load(str(tiny_model))

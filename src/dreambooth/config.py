@@ -147,6 +147,9 @@ class TrainConfig(BaseModel):
     lr_scheduler: Literal["constant", "linear", "cosine"] = Field("constant", description="Course of the rate.")
     lr_warmup_steps: int = Field(0, ge=0, description="Steps over which the rate rises from zero.")
     snr_gamma: float | None = Field(None, gt=0, description="γ of min-SNR weighting of both terms; none by default.")
+    timestep_shift: float | None = Field(
+        None, gt=0, description="Above 1 moves training times to more noise, where shapes are settled; by model."
+    )
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW β1.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW β2.")
     adam_weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay.")

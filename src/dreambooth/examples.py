@@ -133,7 +133,9 @@ def draw(count: int, seed: int, stream: str, position: int, length: int) -> list
     return chosen
 
 
-def noise_and_time(backbone: Backbone, batch: Batch, seed: int, step: int) -> tuple[Tensor, Tensor]:
+def noise_and_time(
+    backbone: Backbone, batch: Batch, seed: int, step: int, shift: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Noise [B, ...] where the batch is and times [B] on the CPU, each row's a function of (seed, step, row) alone.
 
     Prior rows have rows, hence noise and times, of their own, as in eq. 2 of the paper.
@@ -142,7 +144,7 @@ def noise_and_time(backbone: Backbone, batch: Batch, seed: int, step: int) -> tu
     times: list[Tensor] = []
     for row in batch.rows:
         source = generator(seed, "noise", step, row)
-        times.append(backbone.process.sample_time(source))
+        times.append(backbone.process.sample_time(source, shift))
         noise.append(torch.randn(batch.clean.shape[1:], generator=source))
     return onto(torch.stack(noise), batch.clean.device, batch.clean.dtype), torch.cat(times)
 

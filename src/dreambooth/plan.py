@@ -50,6 +50,7 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
         "unprompted_share": (spec.unprompted_share if full else 0.0)
         if config.unprompted_share is None
         else config.unprompted_share,
+        "timestep_shift": config.timestep_shift or spec.timestep_shift,
         "track": config.track or config.early_stop,
         "prior_sampler": config.prior_sampler or spec.sampler,
         "sampler": config.sampler or spec.sampler,

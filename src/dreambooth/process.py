@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,8 +20,12 @@ class NoiseProcess(Protocol):
     where the levels are float64 on every device.
     """
 
-    def sample_time(self, generator: torch.Generator) -> Tensor:
-        """One training time, shape [1], drawn on the CPU."""
+    def sample_time(self, generator: torch.Generator, shift: float | None = None) -> Tensor:
+        """One training time, shape [1], drawn on the CPU.
+
+        `shift` s > 1 moves times towards noise, as if the signal were s times weaker: log SNR falls by 2 ln s (Esser et
+        al. 2024, section 5.3.2; Hoogeboom et al. 2023, eq. 4); None is the model's own.
+        """
         ...
 
     def corrupt(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
@@ -67,8 +72,13 @@ class Diffusion:
             return alpha, sigma
         return _as_rows(alpha, like), _as_rows(sigma, like)
 
-    def sample_time(self, generator: torch.Generator) -> Tensor:
-        return torch.randint(len(self.alphas_cumprod), (1,), generator=generator)
+    def sample_time(self, generator: torch.Generator, shift: float | None = None) -> Tensor:
+        time = torch.randint(len(self.alphas_cumprod), (1,), generator=generator)
+        if shift is None:
+            return time
+        rising = (self.alphas_cumprod / (1 - self.alphas_cumprod)).log().flip(0)
+        wanted = rising.flip(0)[time] - 2 * math.log(shift)
+        return (len(rising) - 1 - torch.searchsorted(rising, wanted)).clamp_min(0)
 
     def corrupt(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         alpha, sigma = self.levels(time, clean)
@@ -106,12 +116,13 @@ class RectifiedFlow:
     shift: float = 1.0
     time_scale: float = 1000.0
 
-    def sample_time(self, generator: torch.Generator) -> Tensor:
+    def sample_time(self, generator: torch.Generator, shift: float | None = None) -> Tensor:
+        shift = shift or self.shift
         if self.std == 0:
             time = torch.rand(1, generator=generator)
         else:
             time = torch.sigmoid(self.mean + self.std * torch.randn(1, generator=generator))
-        return self.shift * time / (1 + (self.shift - 1) * time)
+        return shift * time / (1 + (shift - 1) * time)
 
     def corrupt(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         t = _as_rows(time, clean)

@@ -39,6 +39,7 @@ class Settings:
     gradient_accumulation_steps: int = 1
     prior_loss_weight: float = 1.0
     snr_gamma: float | None = None
+    timestep_shift: float | None = None
     lr_scheduler: str = "constant"
     lr_warmup_steps: int = 0
     betas: tuple[float, float] = (0.9, 0.999)

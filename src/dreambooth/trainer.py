@@ -106,7 +106,7 @@ class Loss:
 
     def __call__(self, batch: Batch, step: int) -> Terms:
         backbone, process, s = self.backbone, self.backbone.process, self.settings
-        noise, time = noise_and_time(backbone, batch, s.seed, step)
+        noise, time = noise_and_time(backbone, batch, s.seed, step, s.timestep_shift)
         noisy = process.corrupt(batch.clean, noise, time)
         with self.autocast:
             draws = [generator(s.seed, "condition", step, row) for row in batch.rows]

@@ -11,6 +11,28 @@ from dreambooth.process import Diffusion, RectifiedFlow, from_scheduler
 ALPHAS = torch.linspace(0.999, 0.01, 20, dtype=torch.float64)
 
 
+def test_a_shift_weakens_the_signal_as_in_a_flow():
+    """A cosine schedule of many times and a rectified flow agree: log SNR falls by 2 ln s."""
+    cosine = torch.cos(torch.linspace(1e-3, 0.999, 4001, dtype=torch.float64) * math.pi / 2) ** 2
+    process, flow = Diffusion(cosine), RectifiedFlow(std=0)
+
+    def log_snrs(shift):
+        pairs = []
+        for seed in range(50):
+            alpha, sigma = process.levels(process.sample_time(torch.Generator().manual_seed(seed), shift))
+            time = flow.sample_time(torch.Generator().manual_seed(seed), shift).double()
+            pairs.append([2 * (alpha / sigma).log(), 2 * ((1 - time) / time).log()])
+        return torch.tensor(pairs)
+
+    plain, shifted = log_snrs(None), log_snrs(3.0)
+    kept = plain[:, 0].abs() < 5  # beyond, the schedule's times lie far apart
+    assert kept.sum() > 30
+    fallen = (plain - shifted)[kept]
+    torch.testing.assert_close(fallen[:, 0], torch.full_like(fallen[:, 0], 2 * math.log(3)), rtol=0, atol=0.03)
+    torch.testing.assert_close(fallen[:, 1], torch.full_like(fallen[:, 1], 2 * math.log(3)), rtol=0, atol=1e-4)
+    assert torch.equal(log_snrs(1.0)[:, 0], plain[:, 0])
+
+
 def rows(count: int = 3):
     source = torch.Generator().manual_seed(1)
     return tuple(torch.randn(count, 2, 4, 4, generator=source, dtype=torch.float64) for _ in range(3))

@@ -100,6 +100,7 @@ class Spec:
     `text_encoder_share` is the text encoder's rate as a share of the denoiser's, for a model that is trained with it by
     default; `lora_text_share` the same for its adapters. `averaged` has full fine-tuning keep a moving average of the
     weights by default. `unprompted_share` is its share of prior rows that are samples of no prompt.
+    `timestep_shift` moves training times, towards noise where it is above 1.
     `lora` are those of the adapters, and `lora_targets` the layers they go on, by module; none where unknown.
     """
 
@@ -120,6 +121,7 @@ class Spec:
     lora_text_share: float | None = None
     averaged: bool = False
     unprompted_share: float = 0.0
+    timestep_shift: float | None = None
     stages: tuple[Stage, ...] = ("base",)
     enlarging: Enlarging | None = None
     released: tuple[str, ...] = ()

@@ -77,18 +77,23 @@ def _sobel(like: Tensor) -> Tensor:
 
 def train(
     corpus: Corpus, folder: Path, budget: Budget, rates: Optimisation, *, model: AutoencoderKL | None = None,
-    device: str = "cpu", seed: int = 0, resume: bool = True, log: Log = print,
+    further: bool = False, device: str = "cpu", seed: int = 0, resume: bool = True, log: Log = print,
 ) -> Fitted[AutoencoderKL]:  # fmt: skip
-    """Train on crops of half the size, dead leaves and fractals, at last on whole pictures; returns them balanced."""
+    """Train on crops of half the size, dead leaves and fractals, at last on whole pictures; returns them balanced.
+
+    `further` goes on from a trained `model`: its latents are not whitened, and at the end mean what they meant to it,
+    so that a denoiser of the old ones understands the new ones.
+    """
     size = corpus.images.shape[-1]
     torch.manual_seed(seed)
     vae = model or new(size=size)
     torch.nn.Module.to(vae, device)
+    start = copy.deepcopy(vae) if further else None
     rank, share = processes()
     shown = corpus.images[-8:].to(device).float() / 127.5 - 1
 
     def loss(step: int, progress: float) -> Tensor:
-        if step in WHITENED:
+        if step in WHITENED and not further:
             whiten(vae, corpus.images[:64])
         draw = generator(seed, f"autoencoder/{rank}" if rank else "autoencoder", step, device)
         whole = progress > WHOLE
@@ -117,7 +122,8 @@ def train(
         save_sheet(torch.cat([shown, restored]), path, columns=len(shown))
 
     fitted = fit("autoencoder", vae, loss, budget, rates, folder, resume=resume, sheet=sheet, log=log)
-    standard = balanced(fitted.module, corpus.images[:512])
+    typical = corpus.images[:512]
+    standard = balanced(fitted.module, typical) if start is None else aligned(fitted.module, start, typical)
     return Fitted(standard, fitted.steps, fitted.seconds, fitted.loss)
 
 
@@ -168,6 +174,19 @@ def balanced(vae: AutoencoderKL, images: Tensor) -> AutoencoderKL:
     variances, components = torch.linalg.eigh(moved.cov(correction=0))
     wanted = 2 * (variances / variances.max()).pow(BALANCE)
     _fold(vae, mean, torch.linalg.inv(((wanted / variances).sqrt() * components).T @ metric), images[:24])
+    return vae
+
+
+@torch.no_grad()
+def aligned(vae: AutoencoderKL, start: AutoencoderKL, images: Tensor) -> AutoencoderKL:
+    """The same autoencoder with the latents that are nearest to those of `start`, by a linear map (least squares)."""
+    vae = copy.deepcopy(vae)
+    mine, wanted = (encode(part, images).transpose(0, 1).flatten(1).to(vae.device) for part in (vae, start))
+    constant = torch.ones_like(mine[:1])
+    solution = torch.linalg.lstsq(torch.cat([mine, constant]).T, wanted.T).solution.T
+    turn, shift = solution[:, :-1], solution[:, -1]
+    spread = torch.linalg.inv(turn)
+    _fold(vae, -spread @ shift, spread, images[:24])
     return vae
 
 

@@ -83,27 +83,34 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Folder of the finished pipeline.")] = Path("toybox-sd"),
     work: Annotated[Path, typer.Option(help="Folder of data, checkpoints and sheets.")] = Path(".toybox"),
     images: Annotated[int | None, typer.Option(min=64, help="Pictures rendered for training.")] = None,
-    autoencoder_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of the autoencoder.")] = None,
-    denoiser_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of the denoiser.")] = None,
+    start: Annotated[str | None, typer.Option(help="Go on from this model's weights; its name or folder.")] = None,
+    autoencoder_steps: Annotated[int | None, typer.Option(min=0, help="Optimizer steps of the autoencoder.")] = None,
+    denoiser_steps: Annotated[int | None, typer.Option(min=0, help="Optimizer steps of the denoiser.")] = None,
     autoencoder_minutes: Annotated[float | None, typer.Option(help="Stop the autoencoder after this time.")] = None,
     denoiser_minutes: Annotated[float | None, typer.Option(help="Stop the denoiser after this time.")] = None,
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on where the work folder stands, or train anew.")] = True,
 ) -> None:
-    """Train autoencoder, text encoder and denoiser of the embedded model from nothing; goes on where it stopped."""
+    """Train autoencoder, text encoder and denoiser of the embedded model; goes on where it stopped."""
     from dreambooth.backbones import hush
+    from dreambooth.models import embedded
 
     hush()
     from dreambooth.toybox import pretrain as training
 
     plain = training.PretrainConfig()
+    steps = (
+        plain.autoencoder.steps if autoencoder_steps is None else autoencoder_steps,
+        plain.denoiser.steps if denoiser_steps is None else denoiser_steps,
+    )
     config = replace(
         plain,
         images=images or plain.images,
         seed=seed,
-        autoencoder=training.Budget(autoencoder_steps or plain.autoencoder.steps, autoencoder_minutes),
-        denoiser=training.Budget(denoiser_steps or plain.denoiser.steps, denoiser_minutes),
+        autoencoder=training.Budget(steps[0], autoencoder_minutes),
+        denoiser=training.Budget(steps[1], denoiser_minutes),
+        start=None if start is None else embedded().get(start, Path(start).expanduser()),
     )
     training.pretrain(out, config, work=work, device=device, resume=resume, log=typer.echo)
     typer.echo(f"The model is in {out}")

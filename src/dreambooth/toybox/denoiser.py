@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from dreambooth.attention import PlainAttention
 from dreambooth.toybox import autoencoder
 from dreambooth.toybox.data import PLACEHOLDER, SIDED, Corpus, generator
 from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, fit, processes
@@ -245,6 +246,8 @@ def train(
     alphas = noise_schedule.alphas_cumprod
     log_snr = (alphas / (1 - alphas)).log()
     latents, words = latents.to(device), Words.of(tokenizer, device)
+    if device == "cpu":
+        without_fused_attention(denoiser)
     forward = torch.compile(denoiser) if compiled else denoiser
     rank, count = processes()
     oldest = 0
@@ -269,6 +272,13 @@ def train(
             snapshot(average)
 
     return fit("denoiser", denoiser, loss, budget, rates, folder, resume=resume, sheet=sheet, log=log)
+
+
+def without_fused_attention(denoiser: Denoiser) -> None:
+    """Attention as plain products while it is trained: so few positions take the fused kernel of a CPU twice the time
+    of a whole step, most of it in its backward pass. Neither is kept in a saved model."""
+    PlainAttention(denoiser.unet, denoiser.unet.config["sample_size"] ** 2).switch(True)
+    denoiser.text_encoder.set_attn_implementation("eager")
 
 
 def pipeline(vae: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:

@@ -28,14 +28,15 @@ CHECKPOINT_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a stage trains: `steps` optimiser steps, or `minutes` of training if those are over before."""
+    """How long a stage trains: `steps` optimiser steps, or `minutes` of training if those are over before; not at all
+    with 0 steps."""
 
     steps: int
     minutes: float | None = None
 
     def progress(self, step: int, seconds: float) -> float:
         """The share of the budget that is spent, 0..1."""
-        spent = step / max(1, self.steps)
+        spent = step / self.steps if self.steps else 1.0
         if self.minutes is not None:
             spent = max(spent, seconds / (60 * self.minutes))
         return min(1.0, spent)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
+from dreambooth.backbones.files import first_line
+from dreambooth.errors import ModelError
 from dreambooth.toybox import autoencoder, captions, data, denoiser, tokenizer, world
 from dreambooth.toybox.denoiser import Denoiser
 from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, first_process_first, processes
@@ -46,6 +48,8 @@ class PretrainConfig:
     text_layers: int = 3
     compiled: bool = True
     """Render through torch.compile; on CUDA train through it as well."""
+    start: Path | None = None
+    """A folder of such a model, from whose weights training goes on; its layout overrules the one above."""
 
     def on_cuda(self) -> "PretrainConfig":
         """The same with batches that fill a GPU, and as many times the pictures seen."""
@@ -88,21 +92,13 @@ def pretrain(
     with first_process_first():
         data.extend(work / "corpus", config.images, size=config.size, compiled=config.compiled, log=log)
     corpus = data.load(work / "corpus", config.images)
-    words = learn_words()
+    first_vae, model, words = beginning(config)
     vae = autoencoder.train(
         corpus, work, config.autoencoder, config.autoencoder_rates, device=device, seed=config.seed, resume=resume,
-        model=autoencoder.new(config.autoencoder_channels, config.size), log=log,
+        model=first_vae, further=config.start is not None, log=log,
     )  # fmt: skip
     with first_process_first():
         latents = denoiser.encode_corpus(corpus, vae.module, words, work / "latents.safetensors", log)
-    torch.manual_seed(config.seed)
-    model = denoiser.new(
-        words,
-        size=config.size,
-        channels=config.denoiser_channels,
-        width=config.text_width,
-        layers=config.text_layers,
-    )
     with fresh_pictures(config, cuda) as fresh:
         trained = denoiser.train(
             latents, words, vae.module, work, config.denoiser, config.denoiser_rates, model=model, device=device,
@@ -116,6 +112,38 @@ def pretrain(
     (out / "README.md").write_text(card(config, measures), "utf-8")
     log(f"saved {out}: {measures.psnr_db:.1f} dB, {measures.seconds_an_image:.2f} s an image")
     return measures
+
+
+def beginning(config: PretrainConfig) -> tuple[AutoencoderKL, Denoiser, CLIPTokenizer]:
+    """What training begins with: untrained networks and the tokenizer of the captions, or `config.start`.
+
+    Raises ModelError for a start that is no Stable Diffusion pipeline of this layout.
+    """
+    torch.manual_seed(config.seed)
+    if config.start is None:
+        words = learn_words()
+        vae = autoencoder.new(config.autoencoder_channels, config.size)
+        torch.manual_seed(config.seed)
+        model = denoiser.new(
+            words,
+            size=config.size,
+            channels=config.denoiser_channels,
+            width=config.text_width,
+            layers=config.text_layers,
+        )
+        return vae, model, words
+    try:
+        pipe = StableDiffusionPipeline.from_pretrained(
+            config.start, local_files_only=True, torch_dtype=torch.float32, safety_checker=None
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"Training cannot go on from {config.start}: {first_line(error)}.") from error
+    if pipe.vae.config["latent_channels"] != autoencoder.CHANNELS:
+        raise ModelError(
+            f"Training cannot go on from {config.start}: its autoencoder has {pipe.vae.config['latent_channels']} "
+            f"channels where toybox-sd has {autoencoder.CHANNELS}."
+        )
+    return pipe.vae, Denoiser(pipe.unet, pipe.text_encoder), pipe.tokenizer
 
 
 def _silent(_line: str) -> None: ...
@@ -193,6 +221,7 @@ DreamBooth, not for pictures of the real world. No photo and no foreign weights 
 | U-Net | {unet_size:.2f} M parameters, predicts v |
 | text encoder | {text_size:.2f} M parameters, {vocabulary} tokens, the last 512 before the special ones rare words |
 | their training | {steps} steps of {batch}, {minutes:.0f} min, final loss {loss:.4f} |
+| begun with | {start} |
 | device | {device} |
 | one picture | {seconds:.2f} s (25 DDIM steps with guidance 4, batch 4, bfloat16) |
 
@@ -211,6 +240,7 @@ def card(config: PretrainConfig, measures: Measures) -> str:
     return CARD.format(
         name="toybox-sd",
         images=f"{config.images:,}",
+        start="nothing" if config.start is None else f"the weights of {config.start.name}, trained before",
         size=config.size,
         vae_size=_millions(vae),
         vae_steps=f"{measures.autoencoder.steps:,}",
