@@ -32,8 +32,8 @@ def prepare(task: Task) -> Outcome:
     import torch
 
     from dreambooth import identifier
+    from dreambooth.backbones import of_pipeline
     from dreambooth.backbones.source import Source
-    from dreambooth.backbones.stable_diffusion import StableDiffusion
     from dreambooth.toybox.cli import save_photos
 
     size = sizes.size_of(task.size)
@@ -42,9 +42,9 @@ def prepare(task: Task) -> Outcome:
         save_photos(Path(task.photos), CLASS_NOUN, INDIVIDUAL, size=min(512, max(256, task.resolution)))
     if not size.supported:
         return Outcome(details=details)
-    backbone = StableDiffusion(sizes.pipeline(size), Source(size.name, str(size.folder), "folder"))
+    backbone = of_pipeline(sizes.pipeline(size), Source(size.name, str(size.folder), "folder"))
     details |= asdict(backbone.spec)
-    details["identifier"] = identifier.choose(backbone.tokenizer, CLASS_NOUN, task.seed).text
+    details["identifier"] = identifier.choose(backbone.tokenizers[0], CLASS_NOUN, task.seed).text
     details["folder"] = str(sizes.saved(size, Path(task.work))) if task.judged or size.folder else ""
     return Outcome(details=details)
 

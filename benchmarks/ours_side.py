@@ -131,16 +131,15 @@ def generation(task: Task) -> Outcome:
 
 def _prepared(task: Task) -> tuple[Any, Any]:
     """The model on its device, and the settings that a user's run of it would have."""
-    from dreambooth.backbones import hush
+    from dreambooth.backbones import hush, of_pipeline
     from dreambooth.backbones.source import Source
-    from dreambooth.backbones.stable_diffusion import StableDiffusion
     from dreambooth.config import make_config
     from dreambooth.plan import resolve_defaults
     from dreambooth.run import choose_device
 
     hush()
     size = sizes.size_of(task.size)
-    backbone = StableDiffusion(sizes.pipeline(size), Source(task.size, str(size.folder), "folder"))
+    backbone = of_pipeline(sizes.pipeline(size), Source(task.size, str(size.folder), "folder"))
     backbone.set_resolution(task.resolution)
     backbone.to(choose_device(task.device))
     values = {

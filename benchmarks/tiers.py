@@ -12,8 +12,9 @@ from time import perf_counter
 import torch
 
 from benchmarks import sizes
+from dreambooth.backbones import of_pipeline
+from dreambooth.backbones.protocol import Backbone
 from dreambooth.backbones.source import Source
-from dreambooth.backbones.stable_diffusion import StableDiffusion
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
 from dreambooth.examples import Examples
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--mixed-precision", default="auto", choices=["auto", "no", "bf16"])
     given = parser.parse_args()
     size, device = sizes.size_of(given.size), choose_device(given.device)
-    backbone = StableDiffusion(sizes.pipeline(size), Source(size.name, str(size.folder), "folder"))
+    backbone = of_pipeline(sizes.pipeline(size), Source(size.name, str(size.folder), "folder"))
     resolution = given.resolution or size.resolution(device.type)
     backbone.set_resolution(resolution)
     backbone.to(device)
@@ -80,7 +81,7 @@ class Unsaved(RunFolder):
     def save_checkpoint(self, *_: object, **__: object) -> None: ...
 
 
-def backbone_bytes(backbone: StableDiffusion) -> int:
+def backbone_bytes(backbone: Backbone) -> int:
     return sum(p.numel() * p.element_size() for module in backbone.modules.values() for p in module.parameters())
 
 

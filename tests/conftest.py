@@ -85,6 +85,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder with a tiny Stable Diffusion XL (ε), untrained."""
+    from tests import tiny
+
+    return tiny.saved_stable_diffusion_xl(tmp_path_factory.mktemp("tiny-xl"))
+
+
+@pytest.fixture(params=["tiny_model", "tiny_xl"])
+def latent_model(request: pytest.FixtureRequest) -> Path:
+    """A model with one text encoder, or with two."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
 def tiny_cascade(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers folder with a tiny IF-like base of 16 px and super-resolver to 32 px (ε), untrained."""
     from tests import tiny

@@ -15,7 +15,7 @@ import typer
 
 import dreambooth
 from dreambooth import config, prompts
-from dreambooth.backbones import load, stable_diffusion
+from dreambooth.backbones import latent_diffusion, load
 from dreambooth.cli import app
 from dreambooth.toybox import subjects, world
 
@@ -164,7 +164,7 @@ def test_defaults_of_the_models_are_told(tiny_model: Path, monkeypatch: pytest.M
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").split("### Defaults that depend")[1]
     told = {name: cells for name, *cells in rows(text.split("###")[0])}
     small = load(str(tiny_model)).spec
-    monkeypatch.setattr(stable_diffusion, "SMALL_DENOISER", 0)
+    monkeypatch.setattr(latent_diffusion, "SMALL_DENOISER", 0)
     large = load(str(tiny_model)).spec
     for name, cells in told.items():
         expected = [getattr(spec, name.removeprefix("prior_")) for spec in (small, large)]
@@ -181,7 +181,7 @@ def test_defaults_of_other_methods_are_told(
     text = (ROOT / "docs" / page).read_text(encoding="utf-8").split(heading)[1]
     told = {name: [float(cell.strip("`")) for cell in cells] for name, *cells in rows(text.split("\n## ")[0])}
     small = load(str(tiny_model)).spec
-    monkeypatch.setattr(stable_diffusion, "SMALL_DENOISER", 0)
+    monkeypatch.setattr(latent_diffusion, "SMALL_DENOISER", 0)
     recipes = [getattr(spec, field) for spec in (small, load(str(tiny_model)).spec)]
     assert told == {name: [getattr(recipe, name) for recipe in recipes] for name in vars(recipes[0])}
 

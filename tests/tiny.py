@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ WORDS = "a dog cat photo of in the jungle on beach snow red painting style".spli
 RARE = ["zq", "xv", "qj", "zqk", "xvj", "qjz", "vqx", "jxq", "kzv", "wqz"]
 
 
-def clip_tokenizer(folder: Path) -> Any:
+def clip_tokenizer(folder: Path, pad_token: str = "<|endoftext|>", rare: Sequence[str] = RARE) -> Any:
     """A CLIP byte-pair tokenizer: letters, common words by early merges, rare letter groups by late ones."""
     from transformers import CLIPTokenizer
 
@@ -30,7 +31,7 @@ def clip_tokenizer(folder: Path) -> Any:
                 vocabulary.append("".join(pair))
             pieces = ["".join(pair), *pieces[2:]]
 
-    for word in [*WORDS, *RARE]:
+    for word in [*WORDS, *rare]:
         learn(word)
     vocabulary = [*dict.fromkeys(vocabulary), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,8 +41,46 @@ def clip_tokenizer(folder: Path) -> Any:
         vocab=str(folder / "vocab.json"),
         merges=str(folder / "merges.txt"),
         model_max_length=16,
-        pad_token="<|endoftext|>",
+        pad_token=pad_token,
     )
+
+
+UNET: dict[str, Any] = {
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "attention_head_dim": 8,
+}
+AUTOENCODER: dict[str, Any] = {
+    "block_out_channels": (8, 16, 16),
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "latent_channels": 4,
+    "norm_num_groups": 4,
+    "layers_per_block": 1,
+    "sample_size": 64,
+}
+SCHEDULE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def text_config(tokenizer: Any, **changes: Any) -> dict[str, Any]:
+    """A CLIP text encoder of two layers."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 37,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 16,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    } | changes
 
 
 def stable_diffusion(folder: Path, prediction_type: str = "epsilon", seed: int = 0) -> Any:
@@ -51,48 +90,11 @@ def stable_diffusion(folder: Path, prediction_type: str = "epsilon", seed: int =
 
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer(folder / "tokenizer-source")
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=37,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=16,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    unet = UNet2DConditionModel(
-        sample_size=16,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=8,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4,
-        norm_num_groups=4,
-        layers_per_block=1,
-        sample_size=64,
-    )
+    text_encoder = CLIPTextModel(CLIPTextConfig(**text_config(tokenizer)))
+    unet = UNet2DConditionModel(**UNET, cross_attention_dim=32)
+    vae = AutoencoderKL(**AUTOENCODER)
     scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type=prediction_type,
+        **SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type=prediction_type
     )
     pipeline = StableDiffusionPipeline(
         vae,
@@ -111,6 +113,49 @@ def stable_diffusion(folder: Path, prediction_type: str = "epsilon", seed: int =
 def saved_stable_diffusion(folder: Path, prediction_type: str = "epsilon") -> Path:
     """The same, as a diffusers folder."""
     stable_diffusion(folder / "parts", prediction_type).save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def stable_diffusion_xl(
+    folder: Path, prediction_type: str = "epsilon", seed: int = 0, force_zeros: bool = True, **autoencoder: Any
+) -> Any:
+    """A `StableDiffusionXLPipeline` of 64 px and about 0.3 M parameters.
+
+    Its encoders are of different widths and its tokenizers pad differently, as the published ones do.
+    """
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(seed)
+    tokenizer = clip_tokenizer(folder / "tokenizer-source")
+    other = clip_tokenizer(folder / "tokenizer-source", pad_token="a")
+    wider = text_config(other, hidden_size=40, num_hidden_layers=3, projection_dim=24, hidden_act="gelu")
+    time_dim = 8
+    pipeline = StableDiffusionXLPipeline(
+        AutoencoderKL(**AUTOENCODER | {"scaling_factor": 0.13025, "force_upcast": True} | autoencoder),
+        CLIPTextModel(CLIPTextConfig(**text_config(tokenizer))),
+        CLIPTextModelWithProjection(CLIPTextConfig(**wider)),
+        tokenizer,
+        other,
+        UNet2DConditionModel(
+            **UNET,
+            cross_attention_dim=32 + 40,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=time_dim,
+            projection_class_embeddings_input_dim=24 + 6 * time_dim,
+        ),
+        EulerDiscreteScheduler(**SCHEDULE, steps_offset=1, timestep_spacing="leading", prediction_type=prediction_type),
+        force_zeros_for_empty_prompt=force_zeros,
+        add_watermarker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def saved_stable_diffusion_xl(folder: Path, prediction_type: str = "epsilon", **changes: Any) -> Path:
+    """The same, as a diffusers folder."""
+    stable_diffusion_xl(folder / "parts", prediction_type, **changes).save_pretrained(folder / "model")
     return folder / "model"
 
 
@@ -276,7 +321,7 @@ def save_preparation(folder: Path, kind: str, **settings: Any) -> None:
 
 
 def single_file(model: Path, path: Path) -> Path:
-    """The folder's weights under the names of the original Stable Diffusion checkpoints."""
+    """The folder's weights under the names of the original checkpoints of Stable Diffusion, or of SDXL."""
     from safetensors.torch import load_file, save_file
 
     def weights(part: str) -> dict[str, torch.Tensor]:
@@ -290,11 +335,39 @@ def single_file(model: Path, path: Path) -> Path:
         name = original_vae_name(key)
         is_attention = ".attn_1." in name and name.endswith("weight") and "norm" not in name
         result[f"first_stage_model.{name}"] = value[..., None, None] if is_attention else value
+    is_xl = (model / "text_encoder_2").is_dir()
     for key, value in weights("text_encoder").items():
         key = key if key.startswith("text_model.") else f"text_model.{key}"
-        result[f"cond_stage_model.transformer.{key}"] = value
+        result[f"{'conditioner.embedders.0' if is_xl else 'cond_stage_model'}.transformer.{key}"] = value
+    if is_xl:
+        result |= {f"conditioner.embedders.1.model.{key}": value for key, value in open_clip(weights("text_encoder_2"))}
     save_file(result, path)
     return path
+
+
+def open_clip(weights: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """A `CLIPTextModelWithProjection` as OpenCLIP writes it: queries, keys and values in one."""
+    fixed = {
+        "text_model.embeddings.position_embedding.weight": "positional_embedding",
+        "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+        "text_model.final_layer_norm.weight": "ln_final.weight",
+        "text_model.final_layer_norm.bias": "ln_final.bias",
+    }
+    parts = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "fc1": "c_fc", "fc2": "c_proj", "self_attn": "attn"}
+    for key, value in weights.items():
+        if key in fixed:
+            yield fixed[key], value
+        elif key == "text_projection.weight":
+            yield "text_projection", value.T.contiguous()
+        elif key.startswith("text_model.encoder.layers."):
+            name = key.replace("text_model.encoder.layers.", "transformer.resblocks.")
+            for ours, theirs in parts.items():
+                name = name.replace(ours, theirs)
+            if ".q_proj." in name:
+                joined = [weights[key.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+                yield name.replace(".q_proj.", ".in_proj_"), torch.cat(joined)
+            elif ".k_proj." not in name and ".v_proj." not in name:
+                yield name, value
 
 
 def original_unet_name(name: str) -> str:
@@ -302,6 +375,8 @@ def original_unet_name(name: str) -> str:
     fixed = {
         "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2",
+        "add_embedding.linear_1": "label_emb.0.0",
+        "add_embedding.linear_2": "label_emb.0.2",
         "conv_in": "input_blocks.0.0",
         "down_blocks.0.resnets.0": "input_blocks.1.0",
         "down_blocks.0.attentions.0": "input_blocks.1.1",

@@ -190,10 +190,11 @@ def identifiers(
 
     display = Display(quiet)
     backbone = backbones.load(model, Path(model_config) if model_config else None)
+    tokenizer, *others = backbone.tokenizers
     if check is not None:
-        found = [identifier.check(check, backbone.tokenizer, class_noun)]
+        found = [identifier.check(check, tokenizer, class_noun, others)]
     else:
-        found = identifier.finalists(backbone.tokenizer, class_noun, seed, count)
+        found = identifier.finalists(tokenizer, class_noun, seed, count, others=others)
     reactions: dict[str, float] = {}
     if probe:
         backbone.to(choose_device(device))

@@ -110,11 +110,19 @@ def rare_tokens(tokenizer: Tokenizer, class_noun: str = "dog", window: range | N
     return list(found.values())
 
 
-def finalists(tokenizer: Tokenizer, class_noun: str, seed: int, count: int = 8, length: int = 1) -> list[Identifier]:
+def finalists(
+    tokenizer: Tokenizer,
+    class_noun: str,
+    seed: int,
+    count: int = 8,
+    length: int = 1,
+    others: Sequence[Tokenizer] = (),
+) -> list[Identifier]:
     """Up to `count` different identifiers of `length` tokens, drawn uniformly from `rare_tokens`.
 
     Args:
-        seed: the same seed, tokenizer and class noun give the same identifiers.
+        others: further tokenizers of a model that reads its prompts twice; each token must be a rare one of theirs too.
+        seed: the same seed, tokenizers and class noun give the same identifiers.
         length: tokens in each, 1 to 3 (the paper's k); tokens of one identifier are separated by blanks
             where the tokenizer decodes them so.
 
@@ -123,7 +131,11 @@ def finalists(tokenizer: Tokenizer, class_noun: str, seed: int, count: int = 8, 
     """
     if not 1 <= length <= MOST_PIECES:
         raise IdentifierError(f"An identifier has 1 to {MOST_PIECES} tokens, not {length}.")
-    pool = [candidate for candidate in rare_tokens(tokenizer, class_noun) if not candidate.warnings]
+    pool = [
+        candidate
+        for candidate in rare_tokens(tokenizer, class_noun)
+        if not candidate.warnings and all(_is_rare(other, candidate.text, class_noun) for other in others)
+    ]
     if len(pool) < length:
         raise IdentifierError(
             "This model's vocabulary holds no rare short token that survives in a prompt; "
@@ -144,13 +156,15 @@ def finalists(tokenizer: Tokenizer, class_noun: str, seed: int, count: int = 8, 
     return list(found.values())
 
 
-def choose(tokenizer: Tokenizer, class_noun: str, seed: int, length: int = 1) -> Identifier:
+def choose(
+    tokenizer: Tokenizer, class_noun: str, seed: int, length: int = 1, others: Sequence[Tokenizer] = ()
+) -> Identifier:
     """One rare identifier, drawn uniformly with this seed: the first of `finalists`, errors and all."""
-    return finalists(tokenizer, class_noun, seed, count=1, length=length)[0]
+    return finalists(tokenizer, class_noun, seed, count=1, length=length, others=others)[0]
 
 
-def check(text: str, tokenizer: Tokenizer, class_noun: str) -> Identifier:
-    """A user's own identifier, with warnings for all that the paper advises against.
+def check(text: str, tokenizer: Tokenizer, class_noun: str, others: Sequence[Tokenizer] = ()) -> Identifier:
+    """A user's own identifier, with warnings for all that the paper advises against, by any of the tokenizers.
 
     Raises:
         IdentifierError: it is empty, unknown to the tokenizer, or leaves no room in the prompt.
@@ -158,6 +172,15 @@ def check(text: str, tokenizer: Tokenizer, class_noun: str) -> Identifier:
     text = " ".join(text.split())
     if not text:
         raise IdentifierError("The identifier is empty; name a rare word, or leave it out and one is chosen.")
+    warnings = _reputation(text)
+    for one in (tokenizer, *others):
+        warnings += _objections(one, text, _usable_ids(one, text, class_noun), class_noun)
+    ids = _usable_ids(tokenizer, text, class_noun)
+    return _identifier(text, ids, _vocabulary_size(tokenizer), list(dict.fromkeys(warnings)))
+
+
+def _usable_ids(tokenizer: Tokenizer, text: str, class_noun: str) -> list[int]:
+    """The ids of `text` in a prompt. Raises IdentifierError where there are none, or too many."""
     ids = _ids_in_prompt(tokenizer, text, class_noun)
     if not ids or tokenizer.unk_token_id in ids:
         raise IdentifierError(f"The model's tokenizer has no tokens for {text!r}; leave it out to have one chosen.")
@@ -165,8 +188,7 @@ def check(text: str, tokenizer: Tokenizer, class_noun: str) -> Identifier:
         raise IdentifierError(
             f"The identifier takes {len(ids)} tokens and leaves too little of the prompt; name a rare word."
         )
-    warnings = _reputation(text) + _objections(tokenizer, text, ids, class_noun)
-    return _identifier(text, ids, _vocabulary_size(tokenizer), warnings)
+    return ids
 
 
 def probe(
@@ -191,6 +213,11 @@ def probe(
         )
     probed = [Probed(candidate, value) for candidate, value in zip(candidates, reactions, strict=True)]
     return sorted(probed, key=lambda row: row.reaction)
+
+
+def _is_rare(tokenizer: Tokenizer, text: str, class_noun: str) -> bool:
+    ids = _ids_in_prompt(tokenizer, text, class_noun)
+    return len(ids) == 1 and ids[0] in rare_window(tokenizer)
 
 
 def _ids_in_prompt(tokenizer: Tokenizer, text: str, class_noun: str) -> list[int]:

@@ -100,12 +100,13 @@ def find_identifier(
     For textual inversion and pivotal tuning the new word, which is in no vocabulary yet.
     """
     if config.method in NEW_WORD:
-        return new_word(config, class_noun).identifier(backbone.tokenizer)
+        return new_word(config, class_noun).identifier(backbone.tokenizers)
     if config.identifier is not None:
-        return identifier.check(config.identifier, backbone.tokenizer, class_noun)
+        return identifier.check(config.identifier, tokenizer, class_noun, others)
+    tokenizer, *others = backbone.tokenizers
     if not config.probe_identifier:
-        return identifier.choose(backbone.tokenizer, class_noun, config.seed)
-    candidates = identifier.finalists(backbone.tokenizer, class_noun, config.seed, PROBED_CANDIDATES)
+        return identifier.choose(tokenizer, class_noun, config.seed, others=others)
+    candidates = identifier.finalists(tokenizer, class_noun, config.seed, PROBED_CANDIDATES, others=others)
     return probe(backbone, candidates, class_noun, display)[0].identifier
 
 

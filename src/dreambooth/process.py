@@ -144,11 +144,16 @@ class RectifiedFlow:
 def from_scheduler(scheduler: Any) -> NoiseProcess:
     """The process that a model's diffusers scheduler describes.
 
-    Raises ModelError for a prediction type other than epsilon, v_prediction or flow.
+    Raises ModelError for a prediction type other than epsilon, v_prediction or flow, and for EDM's schedulers.
     """
     config: dict[str, Any] = dict(scheduler.config)
     if "FlowMatch" in type(scheduler).__name__ or config.get("prediction_type") == "flow_prediction":
         return RectifiedFlow(shift=float(config.get("shift") or 1.0))
+    if "sigma_data" in config:  # Karras et al. 2022 with scalings of its own, which no betas describe
+        raise ModelError(
+            f"The model's scheduler, {type(scheduler).__name__}, noises as EDM does; "
+            "models whose scheduler has betas or a flow can be trained."
+        )
     prediction = str(config.get("prediction_type", "epsilon"))
     if prediction not in ("epsilon", "v_prediction"):
         raise ModelError(

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreambooth import backbones
-from dreambooth.backbones.protocol import Backbone, Sampling
+from dreambooth.backbones.protocol import Backbone, Sampling, is_text_encoder
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
 from dreambooth.errors import RunError
@@ -80,13 +80,14 @@ def assert_same(one: Backbone, other: Backbone, *prompts: str) -> None:
     first, second = weights(one), weights(other)
     assert first.keys() == second.keys()
     assert [key for key in first if not torch.equal(first[key], second[key])] == []
-    assert one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
+    vocabularies = [[tokenizer.get_vocab() for tokenizer in each.tokenizers] for each in (one, other)]
+    assert vocabularies[0] == vocabularies[1]
     for mine, theirs in zip(behaviour(one, *prompts), behaviour(other, *prompts), strict=True):
         assert torch.equal(mine, theirs)
 
 
-def test_only_what_it_names_is_trained(make: Callable[[], Method], tiny_model: Path):
-    backbone, method = backbones.load(str(tiny_model)), make()
+def test_only_what_it_names_is_trained(make: Callable[[], Method], latent_model: Path):
+    backbone, method = backbones.load(str(latent_model)), make()
     groups = method.prepare(backbone)
     trained = {id(parameter) for group in groups.values() for parameter in group}
     assert groups.keys() <= RATES.keys() and trained
@@ -95,29 +96,30 @@ def test_only_what_it_names_is_trained(make: Callable[[], Method], tiny_model: P
         assert all(not p.requires_grad or id(p) in trained for p in module.parameters())
 
 
-def test_prepared_it_behaves_as_before(make: Callable[[], Method], tiny_model: Path):
-    base, backbone = backbones.load(str(tiny_model)), backbones.load(str(tiny_model))
+def test_prepared_it_behaves_as_before(make: Callable[[], Method], latent_model: Path):
+    base, backbone = backbones.load(str(latent_model)), backbones.load(str(latent_model))
     make().prepare(backbone)
     for one, other in zip(behaviour(base, "a dog", "a zqk"), behaviour(backbone, "a dog", "a zqk"), strict=True):
         assert torch.equal(one, other)
 
 
-def test_detached_at_once_it_leaves_the_base(make: Callable[[], Method], tiny_model: Path):
-    base, backbone = backbones.load(str(tiny_model)), backbones.load(str(tiny_model))
-    config = copy.deepcopy(backbone.modules["text_encoder"].config)
+def test_detached_at_once_it_leaves_the_base(make: Callable[[], Method], latent_model: Path):
+    base, backbone = backbones.load(str(latent_model)), backbones.load(str(latent_model))
+    configs = {name: copy.deepcopy(module.config) for name, module in backbone.modules.items()}
     method = make()
     method.prepare(backbone)
     method.detach()
     assert_same(base, backbone, "a dog", subject(method))
-    assert backbone.modules["text_encoder"].config.to_dict() == config.to_dict()
+    encoders = [name for name in configs if is_text_encoder(name)]
+    assert all(backbone.modules[name].config.to_dict() == configs[name].to_dict() for name in encoders)
     assert not any(p.requires_grad or m.training for m in backbone.modules.values() for p in m.parameters())
 
 
 @pytest.mark.parametrize("ema", [None, 0.5])
 def test_trained_and_ejected_it_leaves_the_base(
-    make: Callable[[], Method], ema: float | None, tiny_model: Path, tmp_path: Path
+    make: Callable[[], Method], ema: float | None, latent_model: Path, tmp_path: Path
 ):
-    base, backbone, method = backbones.load(str(tiny_model)), backbones.load(str(tiny_model)), make()
+    base, backbone, method = backbones.load(str(latent_model)), backbones.load(str(latent_model)), make()
     train(backbone, method, tmp_path / "run", ema=ema)
     prompt = subject(method)
     assert not torch.equal(behaviour(base, prompt)[0], behaviour(backbone, prompt)[0])
@@ -125,19 +127,19 @@ def test_trained_and_ejected_it_leaves_the_base(
     assert_same(base, backbone, "a dog", prompt)
 
 
-def test_saved_equals_loaded(make: Callable[[], Method], tiny_model: Path, tmp_path: Path):
-    backbone, method = backbones.load(str(tiny_model)), make()
+def test_saved_equals_loaded(make: Callable[[], Method], latent_model: Path, tmp_path: Path):
+    backbone, method = backbones.load(str(latent_model)), make()
     train(backbone, method, tmp_path / "run")
     save_file({key: value.clone() for key, value in method.state_dict().items()}, tmp_path / "trained.safetensors")
-    fresh, again = backbones.load(str(tiny_model)), make()
+    fresh, again = backbones.load(str(latent_model)), make()
     again.prepare(fresh)
     again.load_state_dict(load_file(tmp_path / "trained.safetensors"))
     assert_same(backbone, fresh, "a dog", subject(method))
     assert again.facts() == method.facts()
 
 
-def test_ejected_and_put_on_again_it_is_as_it_was(make: Callable[[], Method], tiny_model: Path, tmp_path: Path):
-    backbone, method = backbones.load(str(tiny_model)), make()
+def test_ejected_and_put_on_again_it_is_as_it_was(make: Callable[[], Method], latent_model: Path, tmp_path: Path):
+    backbone, method = backbones.load(str(latent_model)), make()
     train(backbone, method, tmp_path / "run")
     trained = {key: value.clone() for key, value in method.state_dict().items()}
     before = behaviour(backbone, subject(method))
@@ -148,13 +150,13 @@ def test_ejected_and_put_on_again_it_is_as_it_was(make: Callable[[], Method], ti
         assert torch.equal(one, other)
 
 
-def test_what_is_kept_is_whole(make: Callable[[], Method], tiny_model: Path, tmp_path: Path):
+def test_what_is_kept_is_whole(make: Callable[[], Method], latent_model: Path, tmp_path: Path):
     """Saved at any moment, a plain pipeline, or files for the plain base, that do the same."""
-    backbone, method, again = backbones.load(str(tiny_model)), make(), make()
+    backbone, method, again = backbones.load(str(latent_model)), make(), make()
     train(backbone, method, tmp_path / "run")
     if isinstance(again, Adapter) and isinstance(method, Adapter):
         method.save(tmp_path)
-        fresh = backbones.load(str(tiny_model))
+        fresh = backbones.load(str(latent_model))
         again.prepare(fresh)
         again.load(tmp_path)
     else:
@@ -163,11 +165,11 @@ def test_what_is_kept_is_whole(make: Callable[[], Method], tiny_model: Path, tmp
     assert_same(backbone, fresh, "a dog", subject(method))
 
 
-def test_cut_and_resumed_it_is_bit_identical(make: Callable[[], Method], tiny_model: Path, tmp_path: Path):
+def test_cut_and_resumed_it_is_bit_identical(make: Callable[[], Method], latent_model: Path, tmp_path: Path):
     straight, cut = make(), make()
-    train(backbones.load(str(tiny_model)), straight, tmp_path / "straight", steps=5)
-    train(backbones.load(str(tiny_model)), make(), tmp_path / "cut", steps=2)
-    train(backbones.load(str(tiny_model)), cut, tmp_path / "cut", steps=5)
+    train(backbones.load(str(latent_model)), straight, tmp_path / "straight", steps=5)
+    train(backbones.load(str(latent_model)), make(), tmp_path / "cut", steps=2)
+    train(backbones.load(str(latent_model)), cut, tmp_path / "cut", steps=5)
     assert straight.state_dict().keys() == cut.state_dict().keys()
     assert all(torch.equal(value, cut.state_dict()[key]) for key, value in straight.state_dict().items())
     logs = [RunFolder.open(tmp_path / name).read_log() for name in ("straight", "cut")]
@@ -176,9 +178,9 @@ def test_cut_and_resumed_it_is_bit_identical(make: Callable[[], Method], tiny_mo
     ]
 
 
-def test_foreign_values_are_refused(make: Callable[[], Method], tiny_model: Path):
+def test_foreign_values_are_refused(make: Callable[[], Method], latent_model: Path):
     method = make()
-    method.prepare(backbones.load(str(tiny_model)))
+    method.prepare(backbones.load(str(latent_model)))
     own = method.state_dict()
     key = next(iter(own))
     for wrong in ({}, own | {"more": torch.zeros(1)}, own | {key: torch.zeros(1, 1, 1)}):

@@ -160,10 +160,10 @@ class TestInitializer:
     )
     def test_begins_as_one_token(self, tiny_model: Path, word: str, begins_as: str, tokens: int):
         backbone = backbones.load(str(tiny_model))
-        wanted = backbone.tokenizer.encode(begins_as, add_special_tokens=False)
-        token, warnings = initializer_token(backbone.tokenizer, word)
+        wanted = backbone.tokenizers[0].encode(begins_as, add_special_tokens=False)
+        token, warnings = initializer_token(backbone.tokenizers[0], word)
         if begins_as == "jungle":
-            assert str(backbone.tokenizer.decode([token])).startswith("jung") and len(warnings) == 1
+            assert str(backbone.tokenizers[0].decode([token])).startswith("jung") and len(warnings) == 1
         else:
             assert [token] == wanted
             assert warnings == [] if tokens == 1 else f"{word!r} is {tokens} tokens" in warnings[0]
@@ -171,7 +171,7 @@ class TestInitializer:
     def test_every_vector_begins_there(self, tiny_model: Path):
         backbone, method = backbones.load(str(tiny_model)), inversion(3)
         table = backbone.modules["text_encoder"].get_input_embeddings().weight.clone()
-        (token,) = backbone.tokenizer.encode("dog", add_special_tokens=False)
+        (token,) = backbone.tokenizers[0].encode("dog", add_special_tokens=False)
         method.prepare(backbone)
         assert torch.equal(method.state_dict()["embedding"], table[token].repeat(3, 1))
         assert method.facts() == pytest.approx(
@@ -202,10 +202,10 @@ class TestInitializer:
 )
 def test_what_cannot_be_is_told_and_changes_nothing(tiny_model: Path, method: TextualInversion, error: str):
     backbone = backbones.load(str(tiny_model))
-    tokenizer, table = backbone.tokenizer, backbone.modules["text_encoder"].get_input_embeddings()
+    tokenizer, table = backbone.tokenizers[0], backbone.modules["text_encoder"].get_input_embeddings()
     with pytest.raises(DreamBoothError, match=error):
         method.prepare(backbone)
-    assert backbone.tokenizer is tokenizer
+    assert backbone.tokenizers[0] is tokenizer
     assert backbone.modules["text_encoder"].get_input_embeddings() is table
 
 
@@ -327,7 +327,7 @@ class TestConfig:
         assert plan.trained_parameters == {"embedding": 64} and plan.rows_per_step[1] == plan.prior_samples == 0
         weights_only = 4 * (plan.frozen_parameters + 3 * 64)
         assert plan.memory_bytes > weights_only + 1e6, "activations of the frozen denoiser"
-        assert len(backbone.tokenizer) == len(backbone.modules["text_encoder"].get_input_embeddings().weight)
+        assert len(backbone.tokenizers[0]) == len(backbone.modules["text_encoder"].get_input_embeddings().weight)
 
 
 FLAGS = [

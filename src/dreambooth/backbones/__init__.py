@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.backbones.files import first_line, read_json, ways
+from dreambooth.backbones.files import first_line, layout_of, read_json, ways
 from dreambooth.backbones.source import CascadeParts, Source
 from dreambooth.errors import ModelError
 from dreambooth.models import embedded
@@ -15,9 +15,12 @@ from dreambooth.models import embedded
 if TYPE_CHECKING:
     from dreambooth.backbones.protocol import Backbone, Stage
 
-SINGLE_FILE_RESOLUTION = 512
-CASCADE = "IFPipeline"
-SUPPORTED = ("StableDiffusionPipeline", CASCADE)
+STABLE_DIFFUSION, SDXL, CASCADE = "StableDiffusionPipeline", "StableDiffusionXLPipeline", "IFPipeline"
+SUPPORTED = (STABLE_DIFFUSION, SDXL, CASCADE)
+# Of single files, whose configuration is not at hand, by the published checkpoints.
+SINGLE_FILE_RESOLUTIONS = {STABLE_DIFFUSION: 512, SDXL: 1024}
+INPAINTING = "{} is an inpainting model, which draws into a hole of a picture; give the model that it was made from."
+REFINER = "{} is a refiner, which only finishes what an SDXL base has begun; give the base."
 
 
 def hush() -> None:
@@ -64,25 +67,36 @@ def load(name: str, config: Path | None = None, parts: CascadeParts | None = Non
     """
     hush()
     source = resolve(name, config, parts)
-    if source.kind == "file":
-        _refuse_parts(source, "a Stable Diffusion checkpoint")
-        return _load_single_file(source)
     family = _check_family(source)
     if family == CASCADE:
         from dreambooth.backbones.cascade_files import load_cascade
 
         return load_cascade(source)
     _refuse_parts(source, f"a {family}")
-    return _wrap(source, _from_pretrained(source))
+    return of_pipeline(_from_single_file(source, family) if source.kind == "file" else _read(source, family), source)
+
+
+def of_pipeline(pipeline: Any, source: Source) -> Backbone:
+    """The backbone of a diffusers pipeline that draws from latents. Raises ModelError where it cannot be trained."""
+    if type(pipeline).__name__ == SDXL:
+        from dreambooth.backbones.sdxl import sdxl
+
+        return sdxl(pipeline, source)
+    from dreambooth.backbones.stable_diffusion import stable_diffusion
+
+    return stable_diffusion(pipeline, source)
 
 
 def load_for_counting(source: Source) -> Backbone:
-    """The model, for a dry run: of a cascade, which may be huge, its outline without weights. Raises as `load` does."""
+    """The model, for a dry run: of one that may be huge its outline without weights. Raises as `load` does."""
     hush()
-    if is_cascade(source):
-        from dreambooth.backbones.outline import outline
+    if source.kind != "file" and (family := _check_family(source)) in (CASCADE, SDXL):
+        from dreambooth.backbones.outline import outline, outline_xl
 
-        return outline(source)
+        if family == CASCADE:
+            return outline(source)
+        _refuse_parts(source, f"a {family}")
+        return outline_xl(source)
     return load(source.name, source.config, source.parts)
 
 
@@ -97,13 +111,14 @@ def native_resolution(source: Source) -> int:
 
     Raises ModelError as `load` does, and as early: for a model that is missing or not supported.
     """
-    if source.kind == "file" and source.config is None:
-        return SINGLE_FILE_RESOLUTION
-    folder = source if source.config is None else Source(source.name, str(source.config), "folder")
-    if _check_family(folder) == CASCADE:
+    family = _check_family(source)
+    if family == CASCADE:
         from dreambooth.backbones.cascade_files import cascade_resolution
 
         return cascade_resolution(source)
+    if source.kind == "file" and source.config is None:
+        return SINGLE_FILE_RESOLUTIONS[family]
+    folder = source if source.config is None else _lender(source, source.config)
     unet, vae = (read_json(folder, name) for name in ("unet/config.json", "vae/config.json"))
     return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
 
@@ -122,43 +137,46 @@ def stages(source: Source) -> tuple[Stage, ...]:
     return ("base",)
 
 
-def _wrap(source: Source, pipeline: Any) -> Backbone:
-    from dreambooth.backbones.stable_diffusion import StableDiffusion
+# What of a pipeline is left out: it would black pictures out, or mark them.
+WITHOUT: dict[str, dict[str, Any]] = {
+    STABLE_DIFFUSION: {"safety_checker": None},
+    SDXL: {"add_watermarker": False},
+}
 
-    return StableDiffusion(pipeline, source)
 
-
-def _from_pretrained(source: Source) -> Any:
+def _read(source: Source, family: str) -> Any:
+    """The pipeline of a folder or of the hub, in float32."""
+    import diffusers
     import torch
-    from diffusers import StableDiffusionPipeline
 
     try:
-        return StableDiffusionPipeline.from_pretrained(
-            source.location, dtype=torch.float32, use_safetensors=True, safety_checker=None
+        return getattr(diffusers, family).from_pretrained(
+            source.location, dtype=torch.float32, use_safetensors=True, **WITHOUT[family]
         )
     except Exception as error:
         raise ModelError(f"The model {source.name} cannot be read: {first_line(error)}") from error
 
 
-def _load_single_file(source: Source) -> Backbone:
+def _from_single_file(source: Source, family: str) -> Any:
+    """The pipeline of a single file, in float32."""
+    import diffusers
     import torch
-    from diffusers import StableDiffusionPipeline
 
     hint = " Pass --model-config with a diffusers folder of the same architecture to load it without the hub."
     try:
-        pipeline = StableDiffusionPipeline.from_single_file(
+        return getattr(diffusers, family).from_single_file(
             source.location,
             config=str(source.config) if source.config else None,
             dtype=torch.float32,
             local_files_only=source.config is not None,
-            safety_checker=None,
+            **WITHOUT[family],
         )
     except Exception as error:
+        kind = "Stable Diffusion XL" if family == SDXL else "Stable Diffusion 1.x or 2.x"
         raise ModelError(
-            f"The checkpoint {source.name} cannot be read as Stable Diffusion 1.x or 2.x: {first_line(error)}"
+            f"The checkpoint {source.name} cannot be read as {kind}: {first_line(error)}"
             + ("" if source.config else hint)
         ) from error
-    return _wrap(source, pipeline)
 
 
 def _refuse_parts(source: Source, what: str) -> None:
@@ -170,12 +188,19 @@ def _refuse_parts(source: Source, what: str) -> None:
 
 
 def _check_family(source: Source) -> str:
-    """The pipeline's class. Raises ModelError before anything large is read when it is of no known family."""
+    """The pipeline's class. Raises ModelError before anything large is read when it cannot be trained."""
+    if source.kind == "file":
+        return _check_single_file(source)
     if source.kind != "hub" and not (Path(source.location) / "model_index.json").is_file():
         raise ModelError(
             f"The folder {source.location} is no diffusers pipeline: it has no model_index.json. Give {ways()}."
         )
-    family = str(read_json(source, "model_index.json").get("_class_name"))
+    index = read_json(source, "model_index.json")
+    family = str(index.get("_class_name"))
+    if "Inpaint" in family:
+        raise ModelError(INPAINTING.format(source.name))
+    if family == "StableDiffusionXLImg2ImgPipeline" or (family == SDXL and index.get("text_encoder") == [None, None]):
+        raise ModelError(REFINER.format(source.name))
     if family == "IFSuperResolutionPipeline":
         raise ModelError(f"{source.name} is a super-resolver; give its base as --model and it as --super-resolver.")
     if family not in SUPPORTED:
@@ -183,3 +208,23 @@ def _check_family(source: Source) -> str:
             f"{source.name} is a {family}, a family that is not supported yet. Supported: {', '.join(SUPPORTED)}."
         )
     return family
+
+
+def _check_single_file(source: Source) -> str:
+    """As `_check_family`, by the names of the file's tensors alone."""
+    layout = layout_of(source)
+    if layout.takes_a_mask:
+        raise ModelError(INPAINTING.format(source.name))
+    if layout.is_refiner:
+        raise ModelError(REFINER.format(source.name))
+    family = SDXL if layout.is_xl else STABLE_DIFFUSION
+    if source.config is not None and (lent := _check_family(_lender(source, source.config))) != family:
+        raise ModelError(
+            f"The checkpoint {source.name} is a {family} and the folder of --model-config a {lent}; give one of the "
+            "same architecture."
+        )
+    return family
+
+
+def _lender(source: Source, config: Path) -> Source:
+    return Source(source.name, str(config), "folder")

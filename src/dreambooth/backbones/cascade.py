@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from dreambooth.backbones.if_pipelines import generators, run, save_tuned, to_pictures
+from dreambooth.backbones.latent_diffusion import is_small
 from dreambooth.backbones.protocol import Conditioning, Enlarging, Recipe, Sampling, Spec, Stage
 from dreambooth.backbones.source import Source
-from dreambooth.backbones.stable_diffusion import SMALL_DENOISER
 from dreambooth.backbones.t5 import T5Text
 from dreambooth.errors import ModelError
 from dreambooth.process import Diffusion, from_scheduler
@@ -73,12 +73,12 @@ class _PixelModel:
     spec: Spec
 
     @property
-    def tokenizer(self) -> Any:
-        return self.text.tokenizer
+    def tokenizers(self) -> tuple[Any, ...]:
+        return (self.text.tokenizer,)
 
-    @tokenizer.setter
-    def tokenizer(self, tokenizer: Any) -> None:
-        self.text.tokenizer = tokenizer
+    @tokenizers.setter
+    def tokenizers(self, tokenizers: tuple[Any, ...]) -> None:
+        (self.text.tokenizer,) = tokenizers
 
     @property
     def device(self) -> torch.device:
@@ -300,7 +300,7 @@ class SuperResolver(_PixelModel):
 
 def _base_spec(unet: Any, max_tokens: int) -> Spec:
     side = unet.config.sample_size
-    small = _is_small(unet)
+    small = is_small(unet)
     return Spec(
         family="deepfloyd-if",
         resolution=side,
@@ -325,7 +325,7 @@ def _base_spec(unet: Any, max_tokens: int) -> Spec:
 def _super_resolver_spec(unet: Any, base: Spec, notes: Notes) -> Spec:
     """Training as suits the super-resolver; sampling as suits the base, its own under `enlarging`."""
     side = unet.config.sample_size
-    small = _is_small(unet)
+    small = is_small(unet)
     return replace(
         base,
         family="deepfloyd-if super-resolver",
@@ -338,7 +338,3 @@ def _super_resolver_spec(unet: Any, base: Spec, notes: Notes) -> Spec:
         stages=(*base.stages, "sr"),
         enlarging=Enlarging(15, 1.0, notes.noise_level) if small else Enlarging(50, 4.0, notes.noise_level),
     )
-
-
-def _is_small(unet: Any) -> bool:
-    return sum(parameter.numel() for parameter in unet.parameters()) < SMALL_DENOISER

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dreambooth.backbones.latent_diffusion import make_scheduler
 from dreambooth.backbones.protocol import Sampling
-from dreambooth.backbones.stable_diffusion import make_scheduler
 from dreambooth.backbones.t5 import T5Text
 from dreambooth.precision import autocast
 

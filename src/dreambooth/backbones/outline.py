@@ -1,16 +1,19 @@
-"""A cascade without its weights, built from its configuration files alone: what a run would need is counted on it."""
+"""Large models without their weights, built from configuration files: what a run would need is counted on them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from dreambooth.backbones.cascade import PixelBase, SuperResolver
 from dreambooth.backbones.cascade_files import WITHOUT_FILTERS, check_pair, read_notes, super_resolver_of
 from dreambooth.backbones.files import first_line, read_json
+from dreambooth.backbones.latent_diffusion import LatentDiffusion
 from dreambooth.backbones.source import Source
 from dreambooth.backbones.t5 import LONGEST
 from dreambooth.errors import ModelError
@@ -42,6 +45,40 @@ def outline(source: Source) -> PixelBase | SuperResolver:
         raise ModelError(f"The configuration of {source.name} cannot be used: {first_line(error)}") from error
 
 
+def outline_xl(source: Source) -> LatentDiffusion:
+    """Stable Diffusion XL of a folder or the hub on the meta device. Raises ModelError as loading does."""
+    import diffusers
+    import transformers
+
+    from dreambooth.backbones.sdxl import sdxl
+
+    def clip(name: str, kind: Any) -> Any:
+        with META:
+            return kind(transformers.CLIPTextConfig(**read_json(source, f"{name}/config.json")))
+
+    try:
+        tokenizers = [
+            transformers.AutoTokenizer.from_pretrained(source.location, subfolder=name)
+            for name in ("tokenizer", "tokenizer_2")
+        ]
+        with META:
+            vae = diffusers.AutoencoderKL.from_config(read_json(source, "vae/config.json"))
+        pipeline = diffusers.StableDiffusionXLPipeline(
+            vae,  # pyright: ignore[reportArgumentType]
+            clip("text_encoder", transformers.CLIPTextModel),
+            clip("text_encoder_2", transformers.CLIPTextModelWithProjection),
+            *tokenizers,
+            _unet(source),
+            _scheduler(source, "scheduler"),
+            add_watermarker=False,
+        )
+        return sdxl(pipeline, source)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"The configuration of {source.name} cannot be used: {first_line(error)}") from error
+
+
 class TextOutline:
     """In the place of a `T5Text`: a T5 without weights, and hidden states without values."""
 
@@ -58,6 +95,31 @@ class TextOutline:
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         return torch.empty(len(prompts), self.max_tokens, self._encoder.config.d_model, device=META)
+
+
+class FusedAttention(TorchFunctionMode):
+    """Attention on the meta device, which has no fused kernel, keeps what a fused kernel keeps: no matrix of weights.
+
+    For counting; nothing can be differentiated through it.
+    """
+
+    def __enter__(self) -> None:
+        super().__enter__()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is scaled_dot_product_attention and args[0].device == META:
+            return _Attended.apply(*args[:3])
+        return func(*args, **(kwargs or {}))
+
+
+class _Attended(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        result = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, result)
+        return result
 
 
 def _unet(source: Source) -> Any:

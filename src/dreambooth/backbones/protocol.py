@@ -102,6 +102,7 @@ class Spec:
     weights by default. `unprompted_share` is its share of prior rows that are samples of no prompt.
     `timestep_shift` moves training times, towards noise where it is above 1.
     `lora` are those of the adapters, and `lora_targets` the layers they go on, by module; none where unknown.
+    `embedding_names` are those that a learned word has in files, one for each text encoder; by default the word itself.
     """
 
     family: str
@@ -127,6 +128,7 @@ class Spec:
     released: tuple[str, ...] = ()
     lora: Recipe = Recipe(learning_rate=1e-4, max_train_steps=500, train_batch_size=1)
     lora_targets: Mapping[str, LoraTargets] = field(default_factory=dict[str, LoraTargets])
+    embedding_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,13 +147,19 @@ class Sampling:
     mixed_precision: MixedPrecision = "no"
 
 
+def is_text_encoder(name: str) -> bool:
+    """Whether a module of that name reads prompts: "text_encoder", and "text_encoder_2" where there are two."""
+    return name.startswith("text_encoder")
+
+
 class Backbone(Protocol):
     """One family of models. Latents are whatever the denoiser trains in: pixels for a pixel-space model."""
 
     spec: Spec
     process: NoiseProcess
     source: Source
-    tokenizer: Any
+    tokenizers: tuple[Any, ...]
+    """One for each text encoder, in the order of `modules`; can be set."""
 
     @property
     def modules(self) -> dict[str, nn.Module]:

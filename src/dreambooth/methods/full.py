@@ -6,12 +6,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dreambooth.backbones.protocol import Backbone
+from dreambooth.backbones.protocol import Backbone, is_text_encoder
+from dreambooth.methods.protocol import rate_group
 from dreambooth.methods.stored import put_back
 
 
 class FullFineTuning:
-    """Trains every parameter of the denoiser (section 3.1: "all layers") and optionally of the text encoder."""
+    """Trains every parameter of the denoiser (section 3.1: "all layers") and optionally of the text encoders."""
 
     def __init__(self, train_text_encoder: bool = False) -> None:
         self.trains_text = train_text_encoder
@@ -19,10 +20,13 @@ class FullFineTuning:
         self._backbone: Backbone | None = None
 
     def prepare(self, backbone: Backbone) -> dict[str, list[nn.Parameter]]:
-        names = [name for name in backbone.spec.trainable if self.trains_text or name != "text_encoder"]
+        names = [name for name in backbone.spec.trainable if self.trains_text or not is_text_encoder(name)]
         self._backbone = backbone
         self._modules = {name: backbone.modules[name].requires_grad_(True).train() for name in names}
-        return {name: list(module.parameters()) for name, module in self._modules.items()}
+        groups: dict[str, list[nn.Parameter]] = {}
+        for name, module in self._modules.items():
+            groups.setdefault(rate_group(name), []).extend(module.parameters())
+        return groups
 
     def state_dict(self) -> dict[str, Tensor]:
         return {

@@ -21,8 +21,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dreambooth.backbones.protocol import Backbone, LayerKind
+from dreambooth.backbones.protocol import Backbone, LayerKind, is_text_encoder
 from dreambooth.errors import ModelError
+from dreambooth.lending import originals
+from dreambooth.methods.protocol import rate_group
 from dreambooth.methods.stored import put_back, read_file
 from dreambooth.seeding import generator
 
@@ -42,7 +44,7 @@ class Shape:
 
 
 class LoRA:
-    """Trains adapters on the layers that the backbone's spec names, of the denoiser and optionally of the text encoder.
+    """Trains adapters on the layers that the backbone's spec names, of the denoiser and if asked of the text encoders.
 
     B is zero at first, so a fresh adapter changes nothing; A is drawn by `seed` and the layer's name alone.
     """
@@ -63,21 +65,23 @@ class LoRA:
                 f"No layers for LoRA are known of {backbone.source.name} ({backbone.spec.family}); "
                 "give --method dreambooth, which trains all of them."
             )
-        names = [name for name in targets if self.trains_text or not name.startswith("text_encoder")]
+        names = [name for name in targets if self.trains_text or not is_text_encoder(name)]
         groups: dict[str, list[nn.Parameter]] = {}
         for name in names:
             module, prefix = backbone.modules[name], targets[name].prefix
             module.requires_grad_(False).train()
             self._modules[name], self._prefixes[name] = module, prefix
-            self._put_on(module, targets[name].of(self.shape.layers))
-            group = "text_encoder" if name.startswith("text_encoder") else name
+            with originals([module]):  # DoRA begins with the norms of the weights as they are, not rounded
+                self._put_on(module, targets[name].of(self.shape.layers))
             trained = {
-                f"{prefix}.{_file_name(key, group == 'text_encoder')}": parameter
+                f"{prefix}.{_file_name(key, is_text_encoder(name))}": parameter
                 for key, parameter in module.named_parameters()
                 if parameter.requires_grad
             }
+            for parameter in trained.values():
+                parameter.data = parameter.data.to(backbone.device)
             self._trained |= trained
-            groups.setdefault(group, []).extend(trained.values())
+            groups.setdefault(rate_group(name), []).extend(trained.values())
         return groups
 
     def _put_on(self, module: nn.Module, layers: list[str]) -> None:

@@ -12,10 +12,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dreambooth.backbones.protocol import Backbone
-from dreambooth.errors import RunError
 from dreambooth.methods.lora import LoRA
-from dreambooth.methods.stored import read_file
-from dreambooth.methods.textual_inversion import EMBEDDING_FILE, TextualInversion
+from dreambooth.methods.textual_inversion import TextualInversion
 
 
 class PivotalTuning:
@@ -58,10 +56,7 @@ class PivotalTuning:
 
     def load(self, folder: Path) -> None:
         """Puts what `save` wrote on the prepared backbone. Raises RunError where it cannot be read or does not fit."""
-        stored = read_file(folder / EMBEDDING_FILE)
-        if self.word.placeholder not in stored:
-            raise RunError(f"{folder / EMBEDDING_FILE} does not hold the word {self.word.placeholder} of this run.")
-        self.word.load_state_dict({"embedding": stored[self.word.placeholder]})
+        self.word.restore(folder)
         self.lora.load(folder)
 
     def detach(self) -> None:

@@ -12,7 +12,16 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from dreambooth.backbones.protocol import Backbone
+from dreambooth.backbones.protocol import Backbone, is_text_encoder
+
+
+def rate_group(module: str) -> str:
+    """The rate group of a module's weights: all text encoders have one.
+
+    >>> rate_group("text_encoder_2"), rate_group("denoiser")
+    ('text_encoder', 'denoiser')
+    """
+    return "text_encoder" if is_text_encoder(module) else module
 
 
 class Method(Protocol):

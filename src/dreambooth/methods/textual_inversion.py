@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, embedding
 
-from dreambooth.backbones.protocol import Backbone
+from dreambooth.backbones.protocol import Backbone, is_text_encoder
 from dreambooth.errors import ConfigError, IdentifierError, ModelError, RunError
 from dreambooth.identifier import Identifier
+from dreambooth.methods.stored import put_back, read_file
 
 EMBEDDING_FILE = "embedding.safetensors"
 # Both in units of the median norm of the vocabulary. A word that moved less still means its initializer. A norm of
@@ -25,13 +28,22 @@ LEAST_MOVE = 0.1
 GREATEST_NORM = 100.0
 
 
+@dataclass(frozen=True)
+class Learned:
+    """A word in one text encoder: its rows [V, D], where they began, and the norm of a usual word there."""
+
+    rows: nn.Parameter
+    start: Tensor
+    typical_norm: Tensor
+
+
 class TextualInversion:
     """Trains the embedding [V, D] of a placeholder such as "<dog>", which stands in prompts like any word.
 
-    The vocabulary is extended in copies of the tokenizer and of the embedding matrix, so ejecting puts the originals
-    back. The V new rows are a parameter of their own, in the memory of the extended matrix: no optimizer, weight
-    decay included, can reach another row, and the text encoder can be saved at any moment. A hook on the lookup
-    takes them from the parameter, so that it has a gradient.
+    Where a model has two text encoders, the word has an embedding in each. The vocabulary is extended in copies of the
+    tokenizer and of the embedding matrix, so ejecting puts the originals back. The V new rows are a parameter of their
+    own, in the memory of the extended matrix: no optimizer, weight decay included, can reach another row, and the text
+    encoder can be saved at any moment. A hook on the lookup takes them from the parameter, so that it has a gradient.
     """
 
     trains_text = True
@@ -39,25 +51,25 @@ class TextualInversion:
     def __init__(self, placeholder: str, initializer_word: str, num_vectors: int = 1) -> None:
         self.placeholder, self.initializer_word = placeholder, initializer_word
         self.words = [placeholder, *(f"{placeholder}_{number}" for number in range(1, num_vectors))]
-        self._parameter = nn.Parameter(torch.empty(num_vectors, 0))
-        self._start = torch.empty(num_vectors, 0)
-        self._typical_norm = 1.0
+        self._learned: list[Learned] = []
+        self._file_names: tuple[str, ...] = (placeholder,)
         self._undo: list[Callable[[], None]] = []
 
-    def identifier(self, tokenizer: Any) -> Identifier:
-        """The placeholder as an identifier, with warnings about its initializer; the tokenizer stays as it is.
+    def identifier(self, tokenizers: Sequence[Any]) -> Identifier:
+        """The placeholder as an identifier, with warnings about its initializer; the tokenizers stay as they are.
 
         Raises IdentifierError for a placeholder that cannot be one, ConfigError for an initializer without tokens.
         """
-        ids = extend(tokenizer, self.words).convert_tokens_to_ids(self.words)
-        warnings = initializer_token(tokenizer, self.initializer_word)[1]
-        return Identifier(self.placeholder, tuple(ids), rarity=1.0, warnings=tuple(warnings))
+        ids = [extend(tokenizer, self.words).convert_tokens_to_ids(self.words) for tokenizer in tokenizers]
+        told = [initializer_token(tokenizer, self.initializer_word)[1] for tokenizer in tokenizers]
+        warnings = dict.fromkeys(warning for each in told for warning in each)
+        return Identifier(self.placeholder, tuple(ids[0]), rarity=1.0, warnings=tuple(warnings))
 
     def prepare(self, backbone: Backbone) -> dict[str, list[nn.Parameter]]:
         """As the protocol says. Raises as `identifier`; ConfigError for too many vectors, ModelError without text."""
         self.detach()
-        encoder: Any = backbone.modules.get("text_encoder")
-        if encoder is None:
+        encoders = [module for name, module in backbone.modules.items() if is_text_encoder(name)]
+        if not encoders:
             raise ModelError(
                 f"{backbone.source.name} has no text encoder, and textual inversion trains one of its words."
             )
@@ -66,52 +78,67 @@ class TextualInversion:
                 f"{len(self.words)} vectors leave too little of a prompt of {backbone.spec.max_tokens} tokens; "
                 f"give --num-vectors of at most {max(1, backbone.spec.max_tokens // 4)}."
             )
-        tokenizer, old_tokenizer = extend(backbone.tokenizer, self.words), backbone.tokenizer
+        old_tokenizers = backbone.tokenizers
+        tokenizers = tuple(extend(tokenizer, self.words) for tokenizer in old_tokenizers)
+        starts = [initializer_token(tokenizer, self.initializer_word)[0] for tokenizer in old_tokenizers]
+        self._learned, self._file_names = [], backbone.spec.embedding_names or (self.placeholder,)
+        for encoder, tokenizer, start in zip(encoders, tokenizers, starts, strict=True):
+            self._put_into(encoder, int(tokenizer.convert_tokens_to_ids(self.words[0])), start)
+        self._undo.append(partial(setattr, backbone, "tokenizers", old_tokenizers))
+        backbone.tokenizers = tokenizers
+        return {"embedding": [learned.rows for learned in self._learned]}
+
+    def _put_into(self, encoder: Any, first: int, initializer: int) -> None:
+        """Extends the encoder's vocabulary by the word, whose ids begin at `first`."""
         old: nn.Embedding = encoder.get_input_embeddings()
-        known, first = old.weight.detach(), int(tokenizer.convert_tokens_to_ids(self.words[0]))
-        self._start = known[initializer_token(old_tokenizer, self.initializer_word)[0]].repeat(len(self.words), 1)
-        self._typical_norm = float(known.norm(dim=1).median())
+        known = old.weight.detach()
+        start = known[initializer].repeat(len(self.words), 1)
         weight = known.new_zeros(max(len(known), first + len(self.words)), known.shape[1])
         weight[: len(known)] = known
         rows = slice(first, first + len(self.words))
-        weight[rows] = self._start
-        self._parameter = nn.Parameter(weight[rows])
+        weight[rows] = start
+        learned = Learned(nn.Parameter(weight[rows]), start, known.norm(dim=1).median())
         new = nn.Embedding.from_pretrained(weight, freeze=True, padding_idx=old.padding_idx).eval()
-        new.register_forward_hook(lookup_of(self._parameter, first))
+        new.register_forward_hook(lookup_of(learned.rows, first))
 
-        def use(embeddings: nn.Embedding, tokenizer: Any) -> None:
+        def use(embeddings: nn.Embedding) -> None:
             encoder.set_input_embeddings(embeddings)
             encoder.config.vocab_size = len(embeddings.weight)
-            backbone.tokenizer = tokenizer
 
-        use(new, tokenizer)
-        self._undo = [lambda: use(old, old_tokenizer)]
-        return {"embedding": [self._parameter]}
+        use(new)
+        self._learned.append(learned)
+        self._undo.append(lambda: use(old))
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"embedding": self._parameter.detach()}
+        """`embedding`, and of a second text encoder `embedding_2`."""
+        return {
+            "embedding" if number == 1 else f"embedding_{number}": learned.rows.detach()
+            for number, learned in enumerate(self._learned, 1)
+        }
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        if state.keys() != {"embedding"} or state["embedding"].shape != self._parameter.shape:
-            raise RunError("The saved embedding does not fit; resume with the settings the run was started with.")
-        self._parameter.copy_(state["embedding"])
+        misfit = "The saved embedding does not fit; resume with the settings the run was started with."
+        put_back(self.state_dict(), state, misfit)
 
     def facts(self) -> dict[str, float]:
         """Means over the vectors: the norm, beside a usual word's, distance from and cosine with where they began."""
-        now = self._parameter.detach()
-        moved = (now - self._start).norm(dim=1)
-        values = torch.stack([now.norm(dim=1), moved, cosine_similarity(now, self._start)]).mean(1)
-        norm, distance, cosine = values.tolist()
+        each: list[Tensor] = []
+        for learned in self._learned:
+            now, start = learned.rows.detach(), learned.start
+            moved = (now - start).norm(dim=1)
+            values = torch.stack([now.norm(dim=1), moved, cosine_similarity(now, start)]).mean(1)
+            each.append(torch.cat([values, learned.typical_norm[None]]))
+        norm, distance, cosine, usual = torch.stack(each).mean(0).tolist()
         return {
             "embedding_norm": norm,
-            "embedding_usual": self._typical_norm,
+            "embedding_usual": usual,
             "embedding_distance": distance,
             "embedding_cosine": cosine,
         }
 
     def warnings(self) -> list[str]:
-        facts, typical = self.facts(), self._typical_norm
+        facts = self.facts()
+        typical = facts["embedding_usual"]
         if facts["embedding_distance"] < LEAST_MOVE * typical:
             return [
                 f"{self.placeholder} learned next to nothing: its embedding is {facts['embedding_distance']:.3g} away "
@@ -127,12 +154,27 @@ class TextualInversion:
         return []
 
     def save(self, folder: Path) -> None:
-        """embedding.safetensors: the one tensor {placeholder: [V, D]}, as diffusers, A1111 and ComfyUI load it."""
+        """embedding.safetensors: the one tensor {placeholder: [V, D]}, as diffusers, A1111 and ComfyUI load it.
+
+        Of two text encoders one tensor each, by the names that those programs know.
+        """
         path = folder / EMBEDDING_FILE
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        tensor = self._parameter.detach().float().cpu().clone()
-        save_file({self.placeholder: tensor}, temporary, {"format": "pt", "initializer": self.initializer_word})
+        rows = [learned.rows.detach().float().cpu().clone() for learned in self._learned]
+        facts = {"format": "pt", "placeholder": self.placeholder, "initializer": self.initializer_word}
+        save_file(dict(zip(self._file_names, rows, strict=True)), temporary, facts)
         os.replace(temporary, path)
+
+    def restore(self, folder: Path) -> None:
+        """Puts what `save` wrote on the prepared backbone. Raises RunError where it cannot be read or does not fit.
+
+        It has no `load`, as adapters do: what a run keeps of a word alone is a whole pipeline that knows it.
+        """
+        stored = read_file(folder / EMBEDDING_FILE)
+        if stored.keys() != set(self._file_names):
+            raise RunError(f"{folder / EMBEDDING_FILE} does not hold the word {self.placeholder} of this run.")
+        own = self.state_dict()
+        self.load_state_dict(dict(zip(own, (stored[name] for name in self._file_names), strict=True)))
 
     def detach(self) -> None:
         while self._undo:
