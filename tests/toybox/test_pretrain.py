@@ -1,5 +1,6 @@
 """Pretraining at toy sizes: every stage for a few steps, resumed, exported, loaded again."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -12,10 +13,11 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
-from dreambooth.errors import TrainingError
+from dreambooth.errors import ModelError, TrainingError
 from dreambooth.models import embedded
 from dreambooth.toybox import autoencoder, captions, data, denoiser, fit, pretrain, tokenizer
 from dreambooth.toybox.fit import Budget, Optimisation
+from tests import tiny
 
 TINY = pretrain.PretrainConfig(
     images=8,
@@ -64,6 +66,49 @@ def test_pretrain_makes_a_pipeline_and_goes_on_where_it_stopped(tmp_path: Path) 
     assert second.denoiser.steps == 5
     assert "denoiser: resumed at step 3" in lines
     assert "corpus: 12 of 12 pictures" in lines and "corpus: 8 of 12 pictures" not in lines
+
+
+def test_training_goes_on_from_a_models_weights(tmp_path: Path) -> None:
+    """Begun with its weights, latents that its denoiser understands, and no whitening of them."""
+    pretrain.pretrain(tmp_path / "toy", TINY, work=tmp_path / "work", device="cpu", log=lambda line: None)
+    lines: list[str] = []
+    further = replace(TINY, start=tmp_path / "toy", autoencoder=Budget(2), denoiser=Budget(0))
+    pretrain.pretrain(tmp_path / "more", further, work=tmp_path / "later", device="cpu", log=lines.append)
+    old, new = (StableDiffusionPipeline.from_pretrained(tmp_path / name) for name in ("toy", "more"))
+    for name in ("unet", "text_encoder"):
+        pairs = zip(getattr(old, name).parameters(), getattr(new, name).parameters(), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
+    images = data.load(tmp_path / "later" / "corpus").images
+    before, after = (autoencoder.encode(pipe.vae, images) for pipe in (old, new))
+    assert not torch.equal(before, after)
+    assert torch.nn.functional.mse_loss(after, before) < 0.25 * before.var()
+    assert "| begun with | the weights of toy, trained before |" in (tmp_path / "more" / "README.md").read_text("utf-8")
+    assert any("8 of 8 pictures, both ways round" in line for line in lines)
+
+
+def test_latents_are_turned_back_to_what_they_meant() -> None:
+    """A linear map of the latents that changes no picture is undone to the last digits."""
+    torch.manual_seed(0)
+    vae = autoencoder.new((8, 8, 16, 16), 32)
+    images = torch.randint(256, (24, 3, 32, 32), dtype=torch.uint8)
+    turned = copy.deepcopy(vae)
+    spread = torch.eye(autoencoder.CHANNELS) + 0.3 * torch.randn(2 * [autoencoder.CHANNELS])
+    with torch.no_grad():
+        autoencoder._fold(turned, torch.randn(autoencoder.CHANNELS), spread, images)
+    wanted = autoencoder.encode(vae, images)
+    back = autoencoder.aligned(turned, vae, images)
+    assert not torch.allclose(autoencoder.encode(turned, images), wanted, atol=0.1)
+    torch.testing.assert_close(autoencoder.encode(back, images), wanted, atol=1e-3, rtol=1e-3)
+    pixels = images / 127.5 - 1
+    restored = [autoencoder.reconstruct(part, pixels) for part in (vae, back)]
+    torch.testing.assert_close(*restored, atol=1e-3, rtol=1e-3)
+
+
+def test_what_is_no_such_model_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot go on from"):
+        pretrain.beginning(replace(TINY, start=tmp_path / "nothing"))
+    with pytest.raises(ModelError, match="4 channels where toybox-sd has 16"):
+        pretrain.beginning(replace(TINY, start=tiny.saved_stable_diffusion(tmp_path / "sd")))
 
 
 def test_a_resumed_training_equals_an_unbroken_one(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The toybox's denoiser: a small U-Net and its CLIP text encoder, trained together from nothing on latents."""
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ SUBJECT_WEIGHT = 4.0
 """A latent pixel that shows the subject weighs 1 + this."""
 EMPTY, RARE = 0.1, 0.1
 """Shares of empty captions and of captions with a rare word."""
+AT_ONCE = 2048
+"""Pictures encoded between two lines of the log."""
 LOG_SNR = (-1.0, 2.2)
 """Mean and deviation of the log signal-to-noise ratio at which the denoiser is trained."""
 PROMPTS = (
@@ -168,11 +171,16 @@ def encode_corpus(
         stored = load_file(path)
         if stored["stamp"].numpy().tobytes().decode() == str(stamp):
             return Latents(stored["values"], corpus.masks, *words)
-    if path is not None:
-        log(f"latents: encoding {len(corpus)} pictures, both ways round")
-    with torch.autocast(vae.device.type, torch.bfloat16):
-        halves = [autoencoder.encode(vae, images).half() for images in (corpus.images, corpus.images.flip(-1))]
-    values = torch.stack(halves)
+    parts, start = list[Tensor](), time.monotonic()
+    for images in corpus.images.split(AT_ONCE):
+        with torch.autocast(vae.device.type, torch.bfloat16):
+            ways = [autoencoder.encode(vae, way) for way in (images, images.flip(-1))]
+        parts.append(torch.stack(ways).half())
+        done = min(len(parts) * AT_ONCE, len(corpus))
+        if path is not None:
+            left = (time.monotonic() - start) * (len(corpus) / done - 1) / 60
+            log(f"latents: {done} of {len(corpus)} pictures, both ways round, {left:.0f} min left")
+    values = torch.cat(parts, 1)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".tmp")

@@ -134,7 +134,7 @@ def beginning(config: PretrainConfig) -> tuple[AutoencoderKL, Denoiser, CLIPToke
         return vae, model, words
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
-            config.start, local_files_only=True, torch_dtype=torch.float32, safety_checker=None
+            str(config.start), local_files_only=True, torch_dtype=torch.float32, safety_checker=None
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"Training cannot go on from {config.start}: {first_line(error)}.") from error
