@@ -18,7 +18,7 @@ LAYERS = [
     {"subject"},
     {"prompts", "identifier", "masks"},
     {"backbones"},
-    {"methods", "memory", "holding"},
+    {"methods", "memory", "lending", "holding"},
     {"prior", "checkpoint"},
     {"examples"},
     {"plan", "train_state", "reports"},

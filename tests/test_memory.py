@@ -11,13 +11,14 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
-from dreambooth import backbones, fitting
+from dreambooth import backbones, fitting, transfer
 from dreambooth.checkpoint import RunFolder
 from dreambooth.compiling import COMPILED_CALL, Regions
 from dreambooth.config import make_config
 from dreambooth.errors import RunError, TrainingError
 from dreambooth.fitting import Fit, choose, finetune_within_memory, fitted, measure, read_tier, settle
-from dreambooth.holding import Holding, in_host_memory, multiplied
+from dreambooth.holding import Holding, in_host_memory
+from dreambooth.lending import multiplied
 from dreambooth.memory import BALANCED, FAST, LEAN, TIERS, Tier, is_out_of_memory
 from dreambooth.meter import Peak, available_bytes
 from dreambooth.methods import make_method
@@ -149,9 +150,9 @@ class TestTraining:
     ):
         found = {}
         for apart in (False, True):
-            monkeypatch.setattr(Holding, "_apart", property(lambda self, apart=apart: apart))
+            monkeypatch.setattr(transfer, "has_own_memory", lambda device, apart=apart: apart)
             backbone, chosen = backbones.load(str(tiny_model)), make_method(make_config({"method": method}), "dog")
-            frozen = multiplied(backbone.modules["denoiser"])
+            frozen = [*multiplied(backbone.modules["denoiser"]), *multiplied(backbone.modules["text_encoder"])]
             before = [weight.detach().clone() for weight in frozen]
             log: list[tuple[float, set[torch.dtype]]] = []
 
@@ -168,7 +169,7 @@ class TestTraining:
         assert found[True][1] == [{torch.bfloat16}] * 5 and found[False][1] == [{torch.float32}] * 5
 
     def test_pictures_are_drawn_with_whole_weights(self, tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(Holding, "_apart", property(lambda self: True))
+        monkeypatch.setattr(transfer, "has_own_memory", lambda device: True)
         backbone = backbones.load(str(tiny_model))
         weights = multiplied(backbone.modules["denoiser"])
         before = [weight.detach().clone() for weight in weights]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth.backbones.protocol import Backbone, Sampling
 from dreambooth.heap import freed_memory_kept
+from dreambooth.lending import precise
 from dreambooth.sheets import contact_sheet, save_picture
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def draw(
     """
     jobs = [(template, prompt, seed) for template, prompt in prompts for seed in seeds]
     pictures: list[Picture] = []
+    sampling = precise(sampling, backbone)
     with freed_memory_kept(backbone.device):
         for start in range(0, len(jobs), batch_size):
             part = jobs[start : start + batch_size]

@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from dreambooth import transfer
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.checkpoint import RunFolder
 from dreambooth.compiling import is_compile_failure
@@ -64,10 +65,10 @@ def settle(
 def choose(backbone: Backbone, method: Method, settings: Settings, fit: Fit) -> tuple[Tier, str]:
     """The fastest tier of which a step, done for real, fits; and why. The last one is what remains, unmeasured."""
     device = backbone.device
-    bf16, on_gpu = in_bf16(settings.mixed_precision, device), device.type == "cuda"
+    bf16, on_gpu = in_bf16(settings.mixed_precision, device), transfer.has_own_memory(device)
     for tier in (FAST, BALANCED):
         free = available_bytes(device)
-        expected = fit.estimate.total(tier, bf16, on_gpu) - fit.estimate.weights()
+        expected = fit.estimate.total(tier, bf16, on_gpu) - fit.estimate.weights(bf16, on_gpu)
         # A CPU that runs out of memory does not say so: the system ends the process. So what cannot fit is not tried.
         if not on_gpu and expected > free:
             continue

@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from dreambooth import transfer
 from dreambooth.attention import PlainAttention
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.compiling import Regions
 from dreambooth.heap import freed_memory_kept
+from dreambooth.lending import frozen, lend, take_back
 from dreambooth.memory import Tier, is_encoder
 from dreambooth.meter import give_back
 from dreambooth.optimizers import SMALL
@@ -50,39 +52,33 @@ class Holding:
         height, width = backbone.spec.native_size[-2:]
         self.attention = PlainAttention(backbone.modules["denoiser"], height * width)
         self.rounded: list[nn.Parameter] = []
-        self.lent: list[tuple[nn.Parameter, Tensor]] = []
+        self.lent: list[nn.Parameter] = []
         if self.tier.checkpointing:
             backbone.enable_gradient_checkpointing()
         if self.tier.lean_optimizer and in_bf16:
             self.rounded = [parameter for parameter in trained if parameter.numel() >= SMALL]
             for parameter in self.rounded:
                 parameter.data = parameter.data.to(torch.bfloat16)
-        self.lends = in_bf16
+        self.lends = in_bf16 and self._apart
         self._lend()
 
     @property
     def _apart(self) -> bool:
-        """Whether the device has a memory of its own, so that what is in host memory takes none of it."""
-        return self.backbone.device.type == "cuda"
+        return transfer.has_own_memory(self.backbone.device)
 
     @property
     def _moves_encoders(self) -> bool:
         return self.tier.encoders_away and self._apart
 
     def _lend(self) -> None:
-        """Frozen weights to host memory, and what autocast would make of them to the device."""
-        if not (self.lends and self._apart):
-            return
-        trained = {id(parameter) for parameter in self.trained}
-        for parameter in multiplied(self.backbone.modules["denoiser"]):
-            if id(parameter) not in trained:
-                self.lent.append((parameter, parameter.data.to("cpu")))
-                parameter.data = parameter.data.to(torch.bfloat16)
-        give_back(self.backbone.device)
+        """Lends the frozen weights that are not on loan from the loading on."""
+        if self.lends and (weights := frozen(self.backbone, self.trained)):
+            self.lent = weights
+            lend(weights, self.backbone.device)
+            give_back(self.backbone.device)
 
     def _take_back(self) -> None:
-        for parameter, whole in self.lent:
-            parameter.data = whole.to(parameter.device)
+        take_back(self.lent)
         self.lent = []
 
     def send_encoders_away(self) -> None:
@@ -94,7 +90,7 @@ class Holding:
 
     @contextmanager
     def complete(self) -> Generator[None]:
-        """Everything on the device and nothing compiled, for a look at pictures."""
+        """Everything on the device and nothing compiled, for a look at pictures; what was lent at loading stays so."""
         self._bring_encoders_back()
         self._take_back()
         self._quicken(False)
@@ -116,7 +112,7 @@ class Holding:
             yield
 
     def release(self) -> None:
-        """Float32 weights, all modules on the device and nothing compiled, as before."""
+        """Weights as they were, all modules on the device and nothing compiled."""
         self._quicken(False)
         for parameter in self.rounded:
             parameter.grad = None
@@ -134,13 +130,6 @@ class Holding:
         if self._moves_encoders:
             for module in self.encoders:
                 module.to(self.backbone.device)
-
-
-def multiplied(module: nn.Module) -> list[nn.Parameter]:
-    """Weights that autocast rounds to bfloat16 whenever they are used: rounded beforehand they give the same numbers,
-    in half the memory and without the rounding."""
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return [weight for part in module.modules() if isinstance(part, kinds) for weight in part.parameters(recurse=False)]
 
 
 def in_host_memory(weights: Iterable[Tensor], least_bytes: int = LEAST_MOVED_BYTES) -> AbstractContextManager[object]:

@@ -12,6 +12,7 @@ from dreambooth.backbones.protocol import Backbone
 from dreambooth.backbones.source import CascadeParts
 from dreambooth.checkpoint import RunFolder
 from dreambooth.errors import ModelError, RunError
+from dreambooth.lending import originals, place
 from dreambooth.methods import make_method
 from dreambooth.methods.protocol import Adapter, Method
 from dreambooth.prior import fingerprint
@@ -25,13 +26,14 @@ def keep(backbone: Backbone, method: Method, folder: RunFolder) -> None:
     method.save(folder.path)
     temporary = folder.path / ".model"
     shutil.rmtree(temporary, ignore_errors=True)
-    backbone.save_pipeline(temporary)
+    with originals(backbone.modules.values()):
+        backbone.save_pipeline(temporary)
     stages.finish(temporary, folder.config(), folder.read_json("subject.json"), backbone)
     folder.publish_model(temporary)
 
 
 def load(folder: RunFolder, device: torch.device) -> Backbone:
-    """The finished run's model, frozen, on `device`.
+    """The finished run's model, frozen, on `device`, on loan where the run computes in bfloat16.
 
     Raises ModelError when the base model that an adapter goes on is not there any more, RunError when it is another.
     """
@@ -52,7 +54,7 @@ def load(folder: RunFolder, device: torch.device) -> Backbone:
         )
     if config.resolution:
         backbone.set_resolution(config.resolution)
-    backbone.to(device)
+    place(backbone, device, None, config.mixed_precision)
     if on_base:
         method = make_method(config, facts["class_noun"])
         method.prepare(backbone)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from dreambooth.backbones.protocol import is_text_encoder
 from dreambooth.config import TierName
 
 # Below this share of all weights, what is trained is an adapter or a word, and rounding it would save nothing.
@@ -13,6 +14,7 @@ LEAST_SHARE = 0.1
 # Room left for previews, other programs, and what an allocator cannot reuse.
 MARGIN = 0.9
 FLOAT32_BYTES, BFLOAT16_BYTES = 4, 2
+SAVED_BYTES = FLOAT32_BYTES - BFLOAT16_BYTES  # by a weight that lies rounded
 # One byte, and a float32 scale for every 256 of them.
 EIGHT_BIT_BYTES = 1 + 4 / 256
 
@@ -74,6 +76,8 @@ class Estimate:
 
     `encoders` are the weights that no step uses once all is encoded, `recomputed` the activations where they are
     computed twice, `largest` the greatest trained tensor, `moment_bytes` those of a trained number's moments.
+    `lendable` are those of the frozen weights, and `lendable_encoders` those of the encoders', that lie rounded on a
+    device with a memory of its own where the run computes in bfloat16 (lending.py).
     """
 
     frozen: int
@@ -85,10 +89,13 @@ class Estimate:
     ema: bool = False
     accumulates: bool = False
     largest: int = 0
+    lendable: int = 0
+    lendable_encoders: int = 0
 
-    def weights(self) -> int:
-        """Bytes of the model alone, as it is loaded."""
-        return (self.frozen + self.encoders + self.trained) * FLOAT32_BYTES
+    def weights(self, in_bf16: bool = False, on_gpu: bool = False) -> int:
+        """Bytes of the model alone, as it is loaded: on a GPU, in bfloat16, with what stays frozen on loan."""
+        lent = self.lendable + self.lendable_encoders if in_bf16 and on_gpu else 0
+        return (self.frozen + self.encoders + self.trained) * FLOAT32_BYTES - lent * SAVED_BYTES
 
     def total(self, tier: Tier, in_bf16: bool, on_gpu: bool) -> int:
         """Bytes of the whole in a tier."""
@@ -98,13 +105,14 @@ class Estimate:
         weight = BFLOAT16_BYTES if lean_weights else FLOAT32_BYTES
         gradients = self.largest if tier.lean_optimizer and not self.accumulates else self.trained
         moments = 2 * EIGHT_BIT_BYTES if tier.lean_optimizer else self.moment_bytes
-        # What autocast rounds is held rounded where the device has a memory of its own (holding.multiplied).
-        held = self.frozen * (BFLOAT16_BYTES if in_bf16 and on_gpu else FLOAT32_BYTES)
-        held += 0 if tier.encoders_away and on_gpu else self.encoders * FLOAT32_BYTES
+        lent, lent_encoders = (self.lendable, self.lendable_encoders) if in_bf16 and on_gpu else (0, 0)
+        encoders = self.encoders * FLOAT32_BYTES - lent_encoders * SAVED_BYTES
+        held = self.frozen * FLOAT32_BYTES - lent * SAVED_BYTES
+        held += 0 if tier.encoders_away and on_gpu else encoders
         held += self.trained * (weight + moments + (FLOAT32_BYTES if self.ema else 0)) + gradients * weight
         return int(held + (self.recomputed if tier.checkpointing else self.activations) / tier.split)
 
 
 def is_encoder(name: str, trains_text: bool) -> bool:
     """Whether the module of that name is done once prompts and photos are encoded."""
-    return name == "autoencoder" or (name.startswith("text_encoder") and not trains_text)
+    return name == "autoencoder" or (is_text_encoder(name) and not trains_text)

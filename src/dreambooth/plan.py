@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dreambooth import transfer
 from dreambooth.backbones.protocol import Backbone, Spec
 from dreambooth.config import ADAPTERS, TierName, TrainConfig
+from dreambooth.lending import as_if_lent, frozen, lendable, lends
 from dreambooth.memory import EIGHT_BIT_BYTES, FLOAT32_BYTES, LEAN, TIERS, Estimate, is_encoder
 from dreambooth.meter import available_bytes
 from dreambooth.methods.protocol import Adapter, Method
@@ -126,10 +128,11 @@ def make_plan(
     total = sum(p.numel() for module in backbone.modules.values() for p in module.parameters())
     result = sum(trained.values()) if isinstance(method, Adapter) else total
     method.detach()
-    estimate = estimate_memory(config, backbone, method)
-    in_bf16_here, on_gpu = in_bf16(config.mixed_precision, here), here.type == "cuda"
+    estimate = estimate_memory(config, backbone, method, here)
+    in_bf16_here, on_gpu = in_bf16(config.mixed_precision, here), transfer.has_own_memory(here)
     tiers: dict[TierName, int] = {name: estimate.total(tier, in_bf16_here, on_gpu) for name, tier in TIERS.items()}
-    room = available_bytes(here) + (0 if backbone.device.type == "meta" else estimate.weights())
+    there = backbone.device.type == here.type
+    room = available_bytes(here) + (estimate.weights(in_bf16_here, on_gpu) if there else 0)
     fitting: list[TierName] = [tier.name for tier in TIERS.values() if tiers[tier.name] <= room]
     expected = fitting[0] if fitting else LEAN.name
     moments = 0.5 if config.use_8bit_adam else 2
@@ -154,14 +157,24 @@ def make_plan(
     )
 
 
-def estimate_memory(config: TrainConfig, backbone: Backbone, method: Method) -> Estimate:
-    """What training the resolved `config` takes; leaves the backbone as it was."""
+def estimate_memory(
+    config: TrainConfig, backbone: Backbone, method: Method, device: torch.device | None = None
+) -> Estimate:
+    """What training the resolved `config` takes on `device`, by default the backbone's; leaves that as it was."""
     trained = [parameter for group in method.prepare(backbone).values() for parameter in group]
     rows = (config.train_batch_size or 1) * (2 if config.with_prior_preservation else 1)
+    here, weightless = device or backbone.device, backbone.device.type == "meta"
+    precision = "bf16" if in_bf16(config.mixed_precision, here) else "no"
     # Without weights, float32 is counted, which is the more.
-    bf16 = nullcontext() if backbone.device.type == "meta" else autocast(config.mixed_precision, backbone.device)
-    with bf16:
+    bf16 = nullcontext() if weightless else autocast(precision, backbone.device)
+    # On loan, weights are not rounded for each step, and no rounded ones are kept for the backward pass.
+    lent = frozen(backbone, trained) if lends(precision, here) and not weightless else []
+    with bf16, as_if_lent(lent):
         activations = activation_bytes(backbone, rows, method.trains_text)
+    kept = {id(parameter) for parameter in trained}
+    rounded = {
+        name: sum(p.numel() for p in weights if id(p) not in kept) for name, weights in lendable(backbone).items()
+    }
     method.detach()
     sizes = {
         name: sum(p.numel() for p in module.parameters())
@@ -170,6 +183,7 @@ def estimate_memory(config: TrainConfig, backbone: Backbone, method: Method) -> 
     }
     unused = sum(size for name, size in sizes.items() if is_encoder(name, method.trains_text))
     count = sum(parameter.numel() for parameter in trained)
+    rounded_encoders = sum(size for name, size in rounded.items() if is_encoder(name, method.trains_text))
     recomputed = int(activations * RECOMPUTED_SHARE)
     return Estimate(
         frozen=max(0, sum(sizes.values()) - unused - count),
@@ -181,6 +195,8 @@ def estimate_memory(config: TrainConfig, backbone: Backbone, method: Method) -> 
         ema=bool(config.use_ema),
         accumulates=config.gradient_accumulation_steps > 1,
         largest=max(parameter.numel() for parameter in trained),
+        lendable=sum(rounded.values()) - rounded_encoders,
+        lendable_encoders=rounded_encoders,
     )
 
 
@@ -191,6 +207,8 @@ def activation_bytes(backbone: Backbone, rows: int, trains_text: bool) -> int:
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.multiprocessing.reductions import StorageWeakRef
+
+    from dreambooth.backbones.outline import FusedAttention
 
     own = {StorageWeakRef(p.untyped_storage()) for module in backbone.modules.values() for p in module.parameters()}
     kept: dict[StorageWeakRef, int] = {}
@@ -208,8 +226,6 @@ def activation_bytes(backbone: Backbone, rows: int, trains_text: bool) -> int:
     counted = backbone.device.type == "meta"  # a model without weights needs no fake tensors beside them
     with FusedAttention() if counted else FakeTensorMode(allow_non_fake_inputs=True) as fake:
         noisy = torch.empty(rows, *backbone.spec.native_size, device=backbone.device)
-    from dreambooth.backbones.outline import FusedAttention
-
         time = torch.zeros(rows, dtype=torch.long, device=backbone.device)
         faked = type(conditioning)(
             {

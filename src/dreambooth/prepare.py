@@ -17,8 +17,10 @@ from dreambooth.backbones.protocol import Backbone, Sampling
 from dreambooth.backbones.source import Source
 from dreambooth.config import NEW_WORD, TrainConfig
 from dreambooth.errors import ConfigError
+from dreambooth.lending import place, precise
 from dreambooth.masks import coverage, with_masks
 from dreambooth.methods import make_method, new_word
+from dreambooth.methods.protocol import Method
 from dreambooth.plan import make_plan
 from dreambooth.prior import fingerprint
 from dreambooth.run import choose_device
@@ -51,12 +53,14 @@ def prepare(config: TrainConfig, display: Display, dry: bool = False) -> Prepare
     stages.trained(config, _source(config))
     subject = _inspect(config, display)
     start = perf_counter()
-    backbone = _outline(config) if dry else load_model(config)
+    backbone = _outline(config) if dry else _loaded(config)
     stages.check(config, backbone)
     resolved = stages.resolve(config, backbone)
     if resolved.track:
         encoders_of(resolved, "cpu")
     device = choose_device(config.device)
+    if not dry:
+        place(backbone, device, make_method(resolved, subject.class_noun), config.mixed_precision)
     plans = [
         make_plan(own, backbone.stage(name), method, len(subject.photos), PartialState().num_processes, device)
         for name in stages.names_of(resolved)
@@ -99,11 +103,11 @@ def find_identifier(
 
     For textual inversion and pivotal tuning the new word, which is in no vocabulary yet.
     """
+    tokenizer, *others = backbone.tokenizers
     if config.method in NEW_WORD:
         return new_word(config, class_noun).identifier(backbone.tokenizers)
     if config.identifier is not None:
         return identifier.check(config.identifier, tokenizer, class_noun, others)
-    tokenizer, *others = backbone.tokenizers
     if not config.probe_identifier:
         return identifier.choose(tokenizer, class_noun, config.seed, others=others)
     candidates = identifier.finalists(tokenizer, class_noun, config.seed, PROBED_CANDIDATES, others=others)
@@ -117,7 +121,8 @@ def probe(
 
     The reaction is the mean absolute difference of the latents that the same noise is drawn to.
     """
-    seeds, sampling = range(4), Sampling(num_inference_steps=15, guidance_scale=3.0, sampler="dpm++")
+    seeds, draft = range(4), Sampling(num_inference_steps=15, guidance_scale=3.0, sampler="dpm++")
+    sampling = precise(draft, backbone.stage("base"))
 
     def latents(text: str) -> torch.Tensor:
         drawn = backbone.stage("base").sample_latents([text] * len(seeds), seeds, sampling)
@@ -174,11 +179,16 @@ def _outline(config: TrainConfig) -> Backbone:
     return backbone
 
 
-def load_model(config: TrainConfig) -> Backbone:
-    """The frozen model of the config, at its resolution, on its device."""
+def load_model(config: TrainConfig, method: Method | None = None) -> Backbone:
+    """The frozen model of the config, at its resolution, on its device; `method` is what will be trained of it."""
+    backbone = _loaded(config)
+    place(backbone, choose_device(config.device), method, config.mixed_precision)
+    return backbone
+
+
+def _loaded(config: TrainConfig) -> Backbone:
     source = _source(config)
     backbone = backbones.load(source.name, source.config, source.parts)
     if config.resolution:
         backbone.set_resolution(config.resolution)
-    backbone.to(choose_device(config.device))
     return backbone

@@ -17,6 +17,7 @@ from torch import Tensor
 from dreambooth.backbones.protocol import Backbone, Enlarging, Sampler, Sampling
 from dreambooth.errors import PriorError
 from dreambooth.heap import freed_memory_kept
+from dreambooth.lending import original
 from dreambooth.precision import MixedPrecision
 from dreambooth.seeding import derive
 
@@ -55,10 +56,12 @@ def fingerprint(backbone: Backbone) -> str:
 
 
 def weights_fingerprint(modules: Mapping[str, torch.nn.Module]) -> str:
-    """Hash of the modules' names, shapes, types and values, whatever device they are on."""
+    """Hash of the modules' names, shapes, types and values, whatever device they are on, and on loan or not."""
     digest = hashlib.sha256()
     for name, module in sorted(modules.items()):
-        for key, value in module.state_dict().items():
+        whole = {key: original(parameter) for key, parameter in module.named_parameters(remove_duplicate=False)}
+        for key, held in module.state_dict().items():
+            value = whole.get(key, held)
             digest.update(f"{name}.{key}{tuple(value.shape)}{value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:32]

@@ -9,6 +9,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def has_own_memory(device: torch.device) -> bool:
+    """Whether what is in host memory takes none of the device's."""
+    return device.type == "cuda"
+
+
 def onto(values: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """`values` on the device; the same tensor where it is there already.
 

@@ -93,7 +93,7 @@ class _Road:
 
     def walk(self, backbone: Backbone | None) -> Run:
         if not self.folder.finished:
-            self._train(backbone or load_model(self.config))
+            self._train(backbone or load_model(self.config, make_method(self.config, self.facts["class_noun"])))
         run = Run(self.folder, self.config.device)
         if self.main:
             self._draw(run)

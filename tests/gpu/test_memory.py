@@ -10,7 +10,7 @@ from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
 from dreambooth.examples import noise_and_time
 from dreambooth.fitting import finetune_within_memory, fitted, measure
-from dreambooth.holding import multiplied
+from dreambooth.lending import multiplied
 from dreambooth.memory import BALANCED, FAST, LEAN, TIERS
 from dreambooth.methods import make_method
 from dreambooth.methods.full import FullFineTuning
