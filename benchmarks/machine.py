@@ -40,8 +40,6 @@ def prepare(task: Task) -> Outcome:
     details: dict[str, Any] = {"gpu": torch.cuda.get_device_name() if task.device == "cuda" else ""}
     if not any(Path(task.photos).glob("*.png")):
         save_photos(Path(task.photos), CLASS_NOUN, INDIVIDUAL, size=min(512, max(256, task.resolution)))
-    if not size.supported:
-        return Outcome(details=details)
     backbone = of_pipeline(sizes.pipeline(size), Source(size.name, str(size.folder), "folder"))
     details |= asdict(backbone.spec)
     details["identifier"] = identifier.choose(backbone.tokenizers[0], CLASS_NOUN, task.seed).text

@@ -32,12 +32,17 @@ def training_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if device == "cuda" else torch.float32
 
 
+def parts_of(pipeline: Any, name: str) -> list[Any]:
+    """The pipeline's part of that name, and SDXL's second one."""
+    return [part for ending in ("", "_2") if (part := getattr(pipeline, name + ending, None)) is not None]
+
+
 class Files(Dataset[dict[str, Tensor]]):
     """Photo and prior image number i with their tokens, read from disk and prepared whenever they are asked for."""
 
-    def __init__(self, photos: Path, prior: Path, prompts: tuple[str, str], tokenizer: Any, resolution: int) -> None:
+    def __init__(self, photos: Path, prior: Path, prompts: tuple[str, str], pipeline: Any, resolution: int) -> None:
         self.photos, self.prior = sorted(photos.iterdir()), sorted(prior.iterdir())
-        self.prompts, self.tokenizer, self.resolution = prompts, tokenizer, resolution
+        self.prompts, self.tokenizers, self.resolution = prompts, parts_of(pipeline, "tokenizer"), resolution
 
     def __len__(self) -> int:
         return max(len(self.photos), len(self.prior))
@@ -60,14 +65,23 @@ class Files(Dataset[dict[str, Tensor]]):
         return torch.from_numpy(np.array(window)).permute(2, 0, 1).float() / 127.5 - 1
 
     def _tokens(self, prompt: str) -> Tensor:
-        limit = self.tokenizer.model_max_length
-        return self.tokenizer(
-            prompt, padding="max_length", truncation=True, max_length=limit, return_tensors="pt"
-        ).input_ids[0]
+        """[E, T]: by each of the tokenizers."""
+        return torch.cat(
+            [
+                tokenizer(
+                    prompt,
+                    padding="max_length",
+                    truncation=True,
+                    max_length=tokenizer.model_max_length,
+                    return_tensors="pt",
+                ).input_ids
+                for tokenizer in self.tokenizers
+            ]
+        )
 
 
 def collate(examples: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Pixels [2B, 3, R, R] and tokens [2B, T]: all photos, then all prior images."""
+    """Pixels [2B, 3, R, R] and tokens [2B, E, T]: all photos, then all prior images."""
     rows = {key: [example[key] for example in examples] for key in examples[0]}
     return torch.stack(rows["photo"] + rows["prior"]), torch.stack(rows["photo_ids"] + rows["prior_ids"])
 
@@ -85,7 +99,7 @@ class Loop:
 
     denoiser: Any
     autoencoder: Any
-    text_encoder: Any
+    text_encoders: list[Any]
     schedule: Any
     optimizer: torch.optim.Optimizer
     device: torch.device
@@ -95,37 +109,55 @@ class Loop:
 
     @classmethod
     def build(cls, pipeline: Any, device: str, dtype: torch.dtype, learning_rate: float) -> Loop:
-        """Takes a pipeline's parts. In bfloat16 the frozen ones are cast and the denoiser computes under autocast."""
+        """Takes a pipeline's parts. In bfloat16 the frozen ones are cast and the denoiser computes under autocast.
+
+        SDXL's autoencoder stays in float32, as the recipe has it.
+        """
         from diffusers import DDPMScheduler
 
         denoiser = pipeline.unet.to(device).requires_grad_(True).train()
-        frozen = [part.to(device, dtype).requires_grad_(False).eval() for part in (pipeline.vae, pipeline.text_encoder)]
+        encoders = parts_of(pipeline, "text_encoder")
+        encoders = [part.to(device, dtype).requires_grad_(False).eval() for part in encoders]
+        exact = dtype if len(encoders) == 1 else torch.float32
+        autoencoder = pipeline.vae.to(device, exact).requires_grad_(False).eval()
         optimizer = torch.optim.AdamW(denoiser.parameters(), lr=learning_rate, weight_decay=1e-2)
         schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
-        return cls(denoiser, *frozen, schedule, optimizer, torch.device(device), dtype, {})
+        return cls(denoiser, autoencoder, encoders, schedule, optimizer, torch.device(device), dtype, {})
 
     def step(self, pixels: Tensor, tokens: Tensor) -> float:
         """One step from pixels and tokens; returns its loss."""
         start = perf_counter()
         with torch.no_grad():
-            latents = self.autoencoder.encode(pixels.to(self.device, self.dtype)).latent_dist.sample()
+            latents = self.autoencoder.encode(pixels.to(self.device, self.autoencoder.dtype)).latent_dist.sample()
             latents = latents * self.autoencoder.config.scaling_factor
             encoded = perf_counter()
-            hidden = self.text_encoder(tokens.to(self.device))[0]
+            hidden, added = self.read(tokens, pixels.shape[-1])
         self._spend("encode photos", encoded - start)
         self._spend("encode prompts", perf_counter() - encoded)
         noise = torch.randn_like(latents)
         steps = self.schedule.config.num_train_timesteps
         time = torch.randint(0, steps, (len(latents),), device=self.device)
-        return self.step_from(latents, hidden, noise, time)
+        return self.step_from(latents, hidden, noise, time, added)
 
-    def step_from(self, latents: Tensor, hidden: Tensor, noise: Tensor, time: Tensor) -> float:
+    def read(self, tokens: Tensor, resolution: int) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Hidden states of tokens [2B, E, T]; of two text encoders, SDXL's, also the pooled ones and the time ids."""
+        ids = tokens.to(self.device).unbind(1)
+        told = [encoder(own, output_hidden_states=True) for encoder, own in zip(self.text_encoders, ids, strict=True)]
+        if len(told) == 1:
+            return told[0][0], None
+        size = torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]], device=self.device)
+        added = {"text_embeds": told[-1][0], "time_ids": size.repeat(len(tokens), 1)}
+        return torch.cat([one.hidden_states[-2] for one in told], dim=-1), added
+
+    def step_from(
+        self, latents: Tensor, hidden: Tensor, noise: Tensor, time: Tensor, added: dict[str, Tensor] | None = None
+    ) -> float:
         """The rest of a step, from given latents [2B, ...], conditioning, noise and times [2B]."""
         start = perf_counter()
         noisy = self.schedule.add_noise(latents, noise, time)
         autocast = torch.autocast(self.device.type, self.dtype) if self.dtype != torch.float32 else nullcontext()
         with autocast:
-            prediction = self.denoiser(noisy, time, hidden, return_dict=False)[0]
+            prediction = self.denoiser(noisy, time, hidden, added_cond_kwargs=added, return_dict=False)[0]
         if self.schedule.config.prediction_type == "v_prediction":
             target = self.schedule.get_velocity(latents, noise, time)
         else:

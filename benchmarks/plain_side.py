@@ -107,28 +107,6 @@ def generation(task: Task) -> Outcome:
     return Outcome(watch.numbers() | {"peak_bytes": peak_bytes(task.device)})
 
 
-def denoiser_step(task: Task) -> Outcome:
-    """A step of the denoiser alone on ready latents and conditioning: SDXL, whose family our road does not take yet."""
-    size, rows = sizes.size_of(task.size), 2 * task.rows
-    denoiser = sizes.denoiser(size.denoiser).to(task.device).train()
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=task.learning_rate)
-    noisy = torch.randn(rows, *size.latents(task.resolution), device=task.device)
-    hidden = torch.randn(rows, size.tokens, size.denoiser["cross_attention_dim"], device=task.device)
-    added = sizes.added_conditioning(size.denoiser, rows)
-    added = added and {name: value.to(task.device) for name, value in added.items()}
-    time = torch.randint(0, 1000, (rows,), device=task.device)
-    laps = Laps(task.device, WARM_UP)
-    for number in range(1, WARM_UP + task.steps + 1):
-        with torch.autocast(task.device, plain.training_dtype(task.device), enabled=task.device == "cuda"):
-            prediction = denoiser(noisy, time, hidden, added_cond_kwargs=added, return_dict=False)[0]
-        plain.halved_loss(prediction, noisy).backward()
-        torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        laps(number)
-    return Outcome(laps.mean() | {"peak_bytes": peak_bytes(task.device)}, {"what": "the denoiser alone, eager"})
-
-
 def _drawing_pipeline(size: sizes.Size, task: Task) -> Any:
     return _on_device(sizes.pipeline(size), task)
 
@@ -140,7 +118,7 @@ def _on_device(pipeline: Any, task: Task) -> Any:
 
 def _files(task: Task, pipeline: Any, prior_folder: Path) -> plain.Files:
     prompts = (task.fill(PROMPTS[0]), CLASS_PROMPT)
-    return plain.Files(Path(task.photos), prior_folder, prompts, pipeline.tokenizer, task.resolution)
+    return plain.Files(Path(task.photos), prior_folder, prompts, pipeline, task.resolution)
 
 
 def _noise_images(folder: Path, count: int, resolution: int) -> None:

@@ -70,11 +70,23 @@ UNET_XL: dict[str, Any] = {
 }
 
 
+TEXT_XL: dict[str, Any] = {
+    "vocab_size": 49408,
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "max_position_embeddings": 77,
+    "hidden_act": "gelu",
+    "projection_dim": 1280,
+}
+
+
 @dataclass(frozen=True)
 class Size:
     """A model by name. `denoiser` is the U-Net's configuration; `folder` is where its weights are, if they are on disk.
 
-    Resolutions are in pixels a side. `supported` says whether our own road takes the family.
+    Resolutions are in pixels a side.
     """
 
     name: str
@@ -84,7 +96,6 @@ class Size:
     resolution_cuda: int
     tokens: int
     folder: Path | None = None
-    supported: bool = True
 
     def resolution(self, device: str) -> int:
         return self.resolution_cuda if device == "cuda" else self.resolution_cpu
@@ -100,7 +111,7 @@ def size_of(name: str) -> Size:
     if name == "sd15":
         return Size("sd15", UNET_15, 8, 256, 512, 77)
     if name == "sdxl":
-        return Size("sdxl", UNET_XL, 8, 512, 1024, 77, supported=False)
+        return Size("sdxl", UNET_XL, 8, 512, 1024, 77)
     folder = embedded().get(name, Path(name))
     if not all((folder / part / "config.json").is_file() for part in ("unet", "vae")):
         raise ConfigError(
@@ -136,27 +147,55 @@ def added_conditioning(config: dict[str, Any], rows: int) -> dict[str, torch.Ten
 
 def pipeline(size: Size) -> Any:
     """The pipeline in float32 on the CPU: from its folder, or with random weights. Seed 0 gives every side the same."""
-    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
+    from diffusers import DiffusionPipeline
 
     if size.folder is not None:
-        loaded = StableDiffusionPipeline.from_pretrained(size.folder, dtype=torch.float32, safety_checker=None)
+        loaded: Any = DiffusionPipeline.from_pretrained(size.folder, dtype=torch.float32, safety_checker=None)
     else:
         torch.manual_seed(0)
-        # Which words the ids stand for costs nothing, so the embedded tokenizer serves, padded to CLIP's 77.
-        tokenizer = AutoTokenizer.from_pretrained(embedded()["toybox-sd"] / "tokenizer", model_max_length=77)
-        loaded = StableDiffusionPipeline(
-            AutoencoderKL.from_config(VAE_15),
-            CLIPTextModel(CLIPTextConfig(**TEXT_15)),
-            tokenizer,
-            UNet2DConditionModel.from_config(UNET_15),
-            PNDMScheduler(**SCHEDULER_15),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        loaded = _random_xl() if size.name == "sdxl" else _random_15()
     loaded.set_progress_bar_config(disable=True)
     return loaded
+
+
+def _random_15() -> Any:
+    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return StableDiffusionPipeline(
+        AutoencoderKL.from_config(VAE_15),
+        CLIPTextModel(CLIPTextConfig(**TEXT_15)),
+        _tokenizer(),
+        denoiser(UNET_15),
+        PNDMScheduler(**SCHEDULER_15),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _random_xl() -> Any:
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    schedule = {name: SCHEDULER_15[name] for name in ("beta_start", "beta_end", "beta_schedule", "steps_offset")}
+    return StableDiffusionXLPipeline(
+        AutoencoderKL.from_config(VAE_15 | {"sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True}),
+        CLIPTextModel(CLIPTextConfig(**TEXT_15)),
+        CLIPTextModelWithProjection(CLIPTextConfig(**TEXT_XL)),
+        _tokenizer(),
+        _tokenizer(),
+        denoiser(UNET_XL),
+        EulerDiscreteScheduler(**schedule, timestep_spacing="leading"),
+        add_watermarker=False,
+    )
+
+
+def _tokenizer() -> Any:
+    """Which words the ids stand for costs nothing, so the embedded tokenizer serves, padded to CLIP's 77."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(embedded()["toybox-sd"] / "tokenizer", model_max_length=77)
 
 
 def saved(size: Size, work: Path) -> Path:

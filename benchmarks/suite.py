@@ -15,7 +15,7 @@ from benchmarks.tables import FLOOR
 from benchmarks.task import FEWER, OURS, PLAIN, Outcome, Task
 from dreambooth.precision import MixedPrecision
 
-# A processor takes minutes for one picture of a published size, and its memory rules SDXL out.
+# A processor takes minutes for one picture of a published size.
 PARTS_OF_LARGE_ON_CPU = ("step", "profile")
 SMALL = 100_000_000
 
@@ -59,7 +59,7 @@ def parts_of(plan: Plan, name: str, device: str) -> tuple[str, ...]:
     """The parts measured of one size on one device."""
     if plan.parts is not None:
         return tuple(part for part in plan.parts if part != "startup")
-    if not sizes.size_of(name).supported or (device == "cpu" and sizes.size_of(name).folder is None):
+    if device == "cpu" and sizes.size_of(name).folder is None:
         return PARTS_OF_LARGE_ON_CPU
     return ("job", "step", "prior", "generation", "profile")
 
@@ -79,8 +79,8 @@ class Part:
     def measure(self) -> list[Record]:
         """All sides, turn by turn."""
         names = [OURS, PLAIN, *(self.more_sides() if self.part == "job" else [])]
-        if self.device == "cuda" and not cuda_is_there():
-            return [self.record(name, {}, "not measured: there is no CUDA device here") for name in names]
+        if obstacle := self.obstacle():
+            return [self.record(name, {}, obstacle) for name in names]
         prepared = process.measure(self.task("prepare", PLAIN, judged=int(self.part == "job")))
         if prepared.note:
             return [self.record(name, {}, prepared.note) for name in names]
@@ -90,8 +90,6 @@ class Part:
         records = {name: self.record(name, setting) for name in names}
         if FEWER in records and self.plan.fewer:
             records[FEWER].setting |= dict(zip(("steps", "prior"), self.plan.fewer, strict=True))
-        for name in names:
-            records[name].note = self.obstacle(name)
         if self.part == "step":
             records[FLOOR] = self.record(FLOOR, setting)
         for turn in range(1 if self.part == "profile" else self.plan.repeats):
@@ -106,12 +104,10 @@ class Part:
         """The job's own, besides ours and the plain loop."""
         return [*([FEWER] if self.plan.fewer else []), *(peer.name for peer in self.plan.peers)]
 
-    def obstacle(self, side: str) -> str:
-        """Why this side cannot be measured, or nothing."""
-        if not self.size.supported and side in (OURS, FEWER):
-            return "not supported yet"
-        if not self.size.supported and self.part != "step":
-            return "not measured: of this family the step of the denoiser alone is"
+    def obstacle(self) -> str:
+        """Why no side can be measured, or nothing."""
+        if self.device == "cuda" and not cuda_is_there():
+            return "not measured: there is no CUDA device here"
         if self.part in ("job", "step", "profile"):
             work = floor.step_work(self.size, self.size.resolution(self.device), 2)
             return memory.shortage(work.parameters, self.device)

@@ -30,7 +30,7 @@ from dreambooth.workflow import settings_of
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("size", help="sd15, an embedded name, or a diffusers folder")
+    parser.add_argument("size", help="sd15, sdxl, an embedded name, or a diffusers folder")
     parser.add_argument("tier", choices=list(TIERS))
     parser.add_argument("--method", default="dreambooth", choices=["dreambooth", "lora", "dora"])
     parser.add_argument("--steps", type=int, default=2)

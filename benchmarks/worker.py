@@ -27,15 +27,13 @@ def main(task_file: str, outcome_file: str) -> None:
 
 def measurement(task: Task) -> Callable[[Task], Outcome]:
     """What measures this part of this side."""
-    from benchmarks import judges, machine, ours_side, plain_side, profile, sizes
+    from benchmarks import judges, machine, ours_side, plain_side, profile
 
     shared = {"prepare": machine.prepare, "floor": machine.floor, "judge": judges.judge}
     if task.part in shared:
         return shared[task.part]
     if task.part == "profile":
         return profile.profile
-    if task.part == "step" and not sizes.size_of(task.size).supported:
-        return plain_side.denoiser_step
     if task.side == OURS:
         return getattr(ours_side, task.part)
     return plain_side.draw_peer if task.part == "draw" else getattr(plain_side, task.part)

@@ -160,14 +160,14 @@ def test_every_setting_is_told_with_its_default():
             assert tomllib.loads(f"value = {cell.strip('`')}")["value"] == default, name
 
 
-def test_defaults_of_the_models_are_told(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+def test_defaults_of_the_models_are_told(tiny_model: Path, tiny_xl: Path, monkeypatch: pytest.MonkeyPatch):
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").split("### Defaults that depend")[1]
     told = {name: cells for name, *cells in rows(text.split("###")[0])}
     small = load(str(tiny_model)).spec
     monkeypatch.setattr(latent_diffusion, "SMALL_DENOISER", 0)
-    large = load(str(tiny_model)).spec
+    large, xl = (load(str(model)).spec for model in (tiny_model, tiny_xl))
     for name, cells in told.items():
-        expected = [getattr(spec, name.removeprefix("prior_")) for spec in (small, large)]
+        expected = [getattr(spec, name.removeprefix("prior_")) for spec in (small, large, xl)]
         assert [tomllib.loads(f"value = {cell.strip('`')}")["value"] for cell in cells] == expected, name
 
 

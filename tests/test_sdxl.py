@@ -39,7 +39,9 @@ FAST: dict[str, Any] = {
 def finished(tiny_xl: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A finished run at a small model's defaults: text encoders, average of the weights, samples of no prompt."""
     out = str(tmp_path_factory.mktemp("road") / "run")
-    return db.personalize(str(photos), class_noun="dog", model=str(tiny_xl), out=out, applications=["art"], **FAST)
+    return db.personalize(
+        str(photos), class_noun="dog", model=str(tiny_xl), out=out, applications=["properties"], **FAST
+    )
 
 
 def plain_picture(folder: Path, prompt: str, sampling: Sampling, prepare: Any = lambda pipeline: None) -> np.ndarray:
@@ -59,7 +61,7 @@ class TestTheRoad:
     def test_what_it_leaves_is_a_plain_pipeline(self, finished: Any, tiny_xl: Path):
         model = finished.path / "model"
         assert json.loads((model / "model_index.json").read_text())["_class_name"] == "StableDiffusionXLPipeline"
-        drawn = np.asarray(finished.generate("a {subject} in the snow", count=1, seed=7)[0].image)
+        drawn = np.asarray(finished.generate("a {subject} in the snow", count=1, seed=7)[0])
         prompt = finished.fill("a {subject} in the snow")
         assert np.array_equal(drawn, plain_picture(model, prompt, finished.sampling))
         assert not np.array_equal(drawn, plain_picture(tiny_xl, prompt, finished.sampling))
@@ -76,7 +78,7 @@ class TestTheRoad:
 
     def test_previews_pictures_and_report(self, finished: Any):
         assert len(list((finished.path / "previews").glob("*.png"))) == 2
-        assert (finished.path / "report.html").is_file() and (finished.path / "samples/art/sheet.png").is_file()
+        assert (finished.path / "report.html").is_file() and (finished.path / "samples/properties/sheet.png").is_file()
 
     @pytest.mark.parametrize("method", ["lora", "textual-inversion"])
     def test_other_methods(self, method: str, tiny_xl: Path, photos: Path, tmp_path: Path):
@@ -85,7 +87,7 @@ class TestTheRoad:
         run = db.personalize(
             str(photos), class_noun="dog", model=str(tiny_xl), out=str(tmp_path / "run"), **given | rate
         )
-        drawn = np.asarray(run.generate("a {subject}", count=1, seed=7)[0].image).astype(int)
+        drawn = np.asarray(run.generate("a {subject}", count=1, seed=7)[0]).astype(int)
         if method == "lora":
             made = plain_picture(
                 tiny_xl, run.fill("a {subject}"), run.sampling, lambda pipeline: pipeline.load_lora_weights(run.path)

@@ -18,6 +18,9 @@ from benchmarks import memory, peers, process, sizes, suite, worker
 from benchmarks.clock import STARTED
 from benchmarks.floor import dtype_of
 from benchmarks.task import Outcome, Task
+from benchmarks.tier_estimates import ENCODERS
+from dreambooth.backbones import of_pipeline
+from dreambooth.backbones.source import Source
 from dreambooth.errors import ConfigError
 from dreambooth.evaluation.encoders import clip_name, dino_name
 from dreambooth.precision import MixedPrecision
@@ -154,6 +157,38 @@ def test_random_weights_have_the_published_shapes():
         "text_embeds": (2, 1280),
         "time_ids": (2, 6),
     }
+
+
+def test_sdxl_with_random_weights_is_the_published_one(monkeypatch: pytest.MonkeyPatch):
+    """Counted without weights, and every number of them that the estimates name."""
+    size = sizes.size_of("sdxl")
+    with torch.device("meta"):
+        pipeline = sizes.pipeline(size)
+    backbone = of_pipeline(pipeline, Source("sdxl", "", "folder"))
+    counts = {name: sum(p.numel() for p in module.parameters()) for name, module in backbone.modules.items()}
+    assert counts.pop("denoiser") == 2_567_463_684 and sum(counts.values()) == ENCODERS["sdxl"]
+    spec = backbone.spec
+    assert (spec.family, spec.resolution, spec.native_size) == ("stable-diffusion-xl", 1024, (4, 128, 128))
+    assert (spec.max_tokens, spec.learning_rate, spec.lora.learning_rate) == (77, 5e-6, 1e-4)
+
+
+@pytest.mark.parametrize("side", ["ours", "plain"])
+@pytest.mark.parametrize("part", ["step", "prior", "generation"])
+def test_sdxl_is_measured_on_both_sides(tiny_xl: Path, photos: Path, tmp_path: Path, part: str, side: str):
+    task = Task(part, side, str(tiny_xl), "cpu", 1, str(tmp_path / "work"), str(photos), "zqk", 64, 1, 2, 2, 1e-3)
+    Path(task.work).mkdir()
+    outcome = worker.measurement(task)(task)
+    assert outcome.note == "" and (outcome.numbers.get("seconds") or outcome.numbers["per_second"]) > 0
+
+
+def test_what_does_not_fit_is_not_even_prepared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 20_000_000_000)
+    monkeypatch.setattr(process, "measure", lambda task: pytest.fail("a process was started"))
+    plan = suite.Plan(sizes=("sdxl",), devices=("cpu",), work=tmp_path, threads=1, parts=("step",), repeats=1)
+    found = suite.Part(plan, sizes.size_of("sdxl"), "cpu", "step", print).measure()
+    assert {record.side: record.note for record in found} == dict.fromkeys(
+        ("ours", "plain"), "not measured: needs about 44 GB, 20 GB are free"
+    )
 
 
 def test_outcomes_and_peers_travel():

@@ -129,6 +129,13 @@ def test_large_pictures_go_through_the_autoencoder_one_by_one(tiny_xl: Path, mon
     assert len(backbone.decode_latents(torch.randn(3, 4, 16, 16))) == len(drawn) == 3
 
 
+def test_large_pictures_are_drawn_a_few_at_a_time(tiny_xl: Path, monkeypatch: pytest.MonkeyPatch):
+    backbone, prompts, sampling = backbones.load(str(tiny_xl)), [*PROMPTS, "a dog"], Sampling(2, 3.0)
+    together = backbone.sample_latents(prompts, [3, 4, 5], sampling)
+    monkeypatch.setattr("dreambooth.backbones.latent_diffusion.MOST_DRAWN_PIXELS", 2 * 64 * 64)
+    torch.testing.assert_close(backbone.sample_latents(prompts, [3, 4, 5], sampling), together)
+
+
 def test_half_a_model_is_computed_whole(tmp_path: Path):
     """The autoencoder overflows in float16, so a checkpoint in it is read as float32."""
     tiny.stable_diffusion_xl(tmp_path / "parts").to(dtype=torch.float16).save_pretrained(tmp_path / "half")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SMALL_DENOISER = 100_000_000
 # Of all pictures that go through the autoencoder at once: in float32 a picture of 1024 pixels a side fills gigabytes.
 MOST_PIXELS = 1 << 20
+# Of all pictures that are drawn at once: sixteen of 512 pixels a side, four of 1024.
+MOST_DRAWN_PIXELS = 1 << 22
 
 DENOISER_LAYERS = LoraTargets(
     "unet",
@@ -162,6 +164,11 @@ class LatentDiffusion:
         sampling: Sampling,
         on_step: Callable[[], None] | None = None,
     ) -> Tensor:
+        rows = max(1, MOST_DRAWN_PIXELS // self.spec.resolution**2)
+        if len(prompts) > rows:
+            starts = range(0, len(prompts), rows)
+            parts = [(prompts[start : start + rows], seeds[start : start + rows]) for start in starts]
+            return torch.cat([self.sample_latents(*part, sampling, on_step) for part in parts])
         pipeline, own_scheduler = self.pipeline, self.pipeline.scheduler
 
         def tick(_pipe: Any, _step: int, _time: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
