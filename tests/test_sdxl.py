@@ -18,6 +18,7 @@ from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
 from dreambooth.errors import IdentifierError, ModelError
 from dreambooth.examples import Examples
+from dreambooth.memory import is_encoder
 from dreambooth.methods import make_method
 from dreambooth.methods.full import FullFineTuning
 from dreambooth.plan import make_plan, resolve_defaults
@@ -185,6 +186,12 @@ class TestIdentifier:
         one, other = tiny.clip_tokenizer(tmp_path / "one"), tiny.clip_tokenizer(tmp_path / "other", rare=[])
         with pytest.raises(IdentifierError, match="no rare short token"):
             identifier.choose(one, "dog", 0, others=[other])
+
+
+def test_both_encoders_are_off_the_device_once_all_is_encoded(tiny_xl: Path):
+    modules = backbones.load(str(tiny_xl)).modules
+    away = {trains: [name for name in modules if is_encoder(name, trains)] for trains in (False, True)}
+    assert away == {False: ["text_encoder", "text_encoder_2", "autoencoder"], True: ["autoencoder"]}
 
 
 def test_another_way_of_noising_is_refused():

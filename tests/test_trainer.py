@@ -144,10 +144,10 @@ class TestStep:
         assert torch.allclose(told[2:], nothing.expand(2, -1, -1), atol=1e-6)
         assert not torch.allclose(told[:2], nothing.expand(2, -1, -1), atol=1e-2)
 
-    def test_gradient_checkpointing_gives_the_same_gradient(self, tiny_model: Path):
+    def test_gradient_checkpointing_gives_the_same_gradient(self, latent_model: Path):
         gradients = []
         for checkpointing in (False, True):
-            backbone, method = backbones.load(str(tiny_model)), FullFineTuning(True)
+            backbone, method = backbones.load(str(latent_model)), FullFineTuning(True)
             groups = method.prepare(backbone)
             if checkpointing:
                 backbone.enable_gradient_checkpointing()
