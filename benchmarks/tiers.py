@@ -19,6 +19,7 @@ from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
 from dreambooth.examples import Examples
 from dreambooth.fitting import fitted
+from dreambooth.lending import place
 from dreambooth.memory import TIERS
 from dreambooth.meter import available_bytes, give_back
 from dreambooth.methods import make_method
@@ -43,11 +44,11 @@ def main() -> None:
     backbone = of_pipeline(sizes.pipeline(size), Source(size.name, str(size.folder), "folder"))
     resolution = given.resolution or size.resolution(device.type)
     backbone.set_resolution(resolution)
-    backbone.to(device)
     values = {"train_batch_size": given.rows, "mixed_precision": given.mixed_precision, "max_train_steps": given.steps}
     values["method"] = given.method
     config = resolve_defaults(make_config(values | {"memory": given.tier, "checkpointing_steps": 10**6}), backbone.spec)
     method = make_method(config, "dog")
+    place(backbone, device, method, config.mixed_precision)
     expected = make_plan(config, backbone, method, 1).memory_bytes
     latents = torch.randn(4, *backbone.spec.native_size, generator=torch.Generator().manual_seed(0))
     reports: list[StepReport] = []

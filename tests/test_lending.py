@@ -228,8 +228,10 @@ class Watch:
         there = [part for part in backbone.modules.values() if not any(part is gone for gone in self._away)]
         key = (self.phase, module)
         self.most[key] = max(self.most.get(key, 0), sum(map(held_bytes, there)))
-        frozen = [weight for weights in lendable(backbone).values() for weight in weights if not weight.requires_grad]
-        self.dtypes.setdefault(self.phase, set()).update(weight.dtype for weight in frozen)
+        can_be = {id(weight) for weights in lendable(backbone).values() for weight in weights}
+        named = [pair for part in backbone.modules.values() for pair in part.named_parameters()]
+        own = {weight.dtype for name, weight in named if id(weight) in can_be and ".lora_" not in name}
+        self.dtypes.setdefault(self.phase, set()).update(own)
 
 
 class TestTheRoad:

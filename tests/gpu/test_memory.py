@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from dreambooth import backbones
+from dreambooth.backbones.protocol import Sampling
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
 from dreambooth.examples import noise_and_time
 from dreambooth.fitting import finetune_within_memory, fitted, measure
-from dreambooth.lending import multiplied
+from dreambooth.lending import multiplied, place
 from dreambooth.memory import BALANCED, FAST, LEAN, TIERS
 from dreambooth.methods import make_method
 from dreambooth.methods.full import FullFineTuning
@@ -59,6 +60,25 @@ def test_frozen_weights_take_half_the_memory_and_come_back(tiny_model: Path):
     state.release()
     assert {weight.device.type for weight in weights} == {"cuda"}
     assert all(torch.equal(weight.cpu(), old) for weight, old in zip(weights, before, strict=True))
+
+
+def test_the_float32_model_is_never_there(tiny_model: Path):
+    config = make_config({"method": "lora"})
+    whole, lent, device = backbones.load(str(tiny_model)), backbones.load(str(tiny_model)), torch.device("cuda")
+    sampling = Sampling(3, 3.0, "ddim", mixed_precision="bf16")
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    place(lent, device, make_method(config, "dog"), "bf16")
+    numbers = [p.numel() * p.element_size() for module in lent.modules.values() for p in module.parameters()]
+    # Each tensor is rounded up to a whole block of the allocator.
+    assert torch.cuda.max_memory_allocated() - before <= sum(numbers) + 512 * (len(numbers) + 64)
+    samples = lent.sample_latents(["a dog", "a cat"], [1, 2], sampling)
+    whole.to(device)
+    assert torch.equal(samples, whole.sample_latents(["a dog", "a cat"], [1, 2], sampling))
+    method = make_method(config, "dog")
+    trained = [parameter for group in method.prepare(lent).values() for parameter in group]
+    assert {(parameter.device.type, parameter.dtype) for parameter in trained} == {("cuda", torch.float32)}
 
 
 def test_a_measured_step_tells_its_memory(tiny_model: Path):
