@@ -224,7 +224,8 @@ def activation_bytes(backbone: Backbone, rows: int, trains_text: bool) -> int:
         clean = torch.zeros(rows, *backbone.spec.native_size, device=backbone.device)
         conditioning = backbone.conditioned_on(encoded, clean, [torch.Generator()] * rows)
     counted = backbone.device.type == "meta"  # a model without weights needs no fake tensors beside them
-    with FusedAttention() if counted else FakeTensorMode(allow_non_fake_inputs=True) as fake:
+    with FusedAttention() if counted else FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = mode if isinstance(mode, FakeTensorMode) else None
         noisy = torch.empty(rows, *backbone.spec.native_size, device=backbone.device)
         time = torch.zeros(rows, dtype=torch.long, device=backbone.device)
         faked = type(conditioning)(

@@ -63,8 +63,9 @@ def outline_xl(source: Source) -> LatentDiffusion:
         ]
         with META:
             vae = diffusers.AutoencoderKL.from_config(read_json(source, "vae/config.json"))
-        pipeline = diffusers.StableDiffusionXLPipeline(
-            vae,  # pyright: ignore[reportArgumentType]
+        family: Any = diffusers.StableDiffusionXLPipeline
+        pipeline = family(
+            vae,
             clip("text_encoder", transformers.CLIPTextModel),
             clip("text_encoder_2", transformers.CLIPTextModelWithProjection),
             *tokenizers,
@@ -102,9 +103,6 @@ class FusedAttention(TorchFunctionMode):
 
     For counting; nothing can be differentiated through it.
     """
-
-    def __enter__(self) -> None:
-        super().__enter__()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

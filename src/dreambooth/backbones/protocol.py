@@ -158,8 +158,14 @@ class Backbone(Protocol):
     spec: Spec
     process: NoiseProcess
     source: Source
-    tokenizers: tuple[Any, ...]
-    """One for each text encoder, in the order of `modules`; can be set."""
+
+    @property
+    def tokenizers(self) -> tuple[Any, ...]:
+        """One for each text encoder, in the order of `modules`."""
+        ...
+
+    @tokenizers.setter
+    def tokenizers(self, tokenizers: tuple[Any, ...]) -> None: ...
 
     @property
     def modules(self) -> dict[str, nn.Module]:

@@ -41,7 +41,7 @@ class TwoEncoders:
     (`force_zeros_for_empty_prompt`), else the encoders' own reading of an empty text.
     """
 
-    encoders = ("text_encoder", "text_encoder_2")
+    encoders: tuple[str, ...] = ("text_encoder", "text_encoder_2")
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline

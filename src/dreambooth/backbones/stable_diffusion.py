@@ -31,7 +31,7 @@ def stable_diffusion(pipeline: StableDiffusionPipeline, source: Source) -> Laten
 class OneEncoder:
     """`Words` of the last hidden states alone."""
 
-    encoders = ("text_encoder",)
+    encoders: tuple[str, ...] = ("text_encoder",)
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
