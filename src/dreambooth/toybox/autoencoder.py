@@ -154,10 +154,10 @@ def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Latents [N, CHANNELS, H/8, W/8] of uint8 images [N, 3, H, W]: the means, float32, on the CPU."""
     device, batch = vae.device, 64
     if device.type == "cpu":  # a third of the time: what a few pictures need stays in the caches
-        vae, batch = copy.deepcopy(vae), 4
-        torch.nn.Module.to(vae, memory_format=torch.channels_last)
+        still: Any = copy.deepcopy(vae)
+        vae, batch = still.to(memory_format=torch.channels_last), 4
     parts = [_posterior(vae, part.to(device).float() / 127.5 - 1).mean.float().cpu() for part in images.split(batch)]
-    return torch.cat(parts)
+    return torch.cat(parts).contiguous()
 
 
 @torch.no_grad()
