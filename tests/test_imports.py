@@ -12,7 +12,7 @@ SOURCE = Path(dreambooth.__file__).parent
 # From the ground up; a module may import from its own layer or a lower one. A module of a package stands where the
 # package does, unless it is named itself.
 LAYERS = [
-    {"errors", "heap", "precision", "transfer"},
+    {"errors", "caches", "heap", "precision", "transfer"},
     {"config", "seeding", "ui", "sheets", "pages", "models", "nouns"},
     {"photo", "process", "loss", "optimizers", "compiling", "attention", "meter"},
     {"subject"},

@@ -307,6 +307,18 @@ class TestCompiling:
         regions.switch(False)
         assert not [module for module in denoiser.modules() if COMPILED_CALL in vars(module)]
 
+    def test_is_tried_anew_once_without_what_was_kept(
+        self, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        forgotten = iter([True, True])
+        monkeypatch.setattr(fitting, "forget_compiled", lambda: next(forgotten))
+        warnings: list[str] = []
+        train(tiny_model, tmp_path / "run", FAST, warnings=warnings, compile_backend="no-such-backend")
+        assert [warning.rpartition("; ")[2] for warning in warnings] == [
+            "what earlier runs had compiled is deleted, and it is tried anew.",
+            "training goes on without it.",
+        ]
+
     def test_goes_on_without_it_where_it_fails(self, tiny_model: Path, tmp_path: Path):
         plain, _ = train(tiny_model, tmp_path / "plain", FAST)
         warnings: list[str] = []

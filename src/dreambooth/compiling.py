@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import platform
+import shutil
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+
+from dreambooth.caches import cache_folder
 
 # What nn.Module.compile sets, and what is called instead of the module's own code where it is set.
 COMPILED_CALL = "_compiled_call_impl"
+# Where torch's inductor reads the folder of what it has compiled; by default one that a restart empties.
+INDUCTOR_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 
 
 class Regions:
@@ -21,6 +31,8 @@ class Regions:
         """Takes the kinds of block that diffusers names as repeated; a denoiser that names none is left as it is."""
         names: Any = getattr(denoiser, "_repeated_blocks", None) or ()
         self._calls: list[tuple[nn.Module, Any]] = []
+        if backend == "inductor":
+            keep_compiled()
         for block in (module for module in denoiser.modules() if type(module).__name__ in names):
             block.compile(backend=backend, dynamic=False)
             self._calls.append((block, vars(block).pop(COMPILED_CALL)))
@@ -37,3 +49,29 @@ def is_compile_failure(error: BaseException) -> bool:
     """Whether compiling failed, and not what was compiled: a missing compiler, or something torch cannot compile."""
     origins = [kind.__module__ for kind in type(error).__mro__]
     return any(origin.startswith(("torch._dynamo", "torch._inductor")) for origin in origins)
+
+
+def keep_compiled() -> Path:
+    """Has torch keep what it compiles from here on with our own caches, unless the user has said where.
+
+    In a folder of this torch and this machine, so that no other's code is run.
+    """
+    return Path(os.environ.setdefault(INDUCTOR_FOLDER, str(_own_folder())))
+
+
+def forget_compiled() -> bool:
+    """Deletes what was kept, as when it is broken; False where there was nothing, or where the folder is not ours."""
+    folder = _own_folder()
+    if os.environ.get(INDUCTOR_FOLDER) != str(folder) or not any(folder.glob("*")):
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    torch.compiler.reset()
+    return True
+
+
+def _own_folder() -> Path:
+    facts: list[object] = [torch.__version__, platform.python_version(), platform.machine()]
+    facts.append(sorted(torch.cpu.get_capabilities().items()))
+    if torch.cuda.is_available():
+        facts += [torch.version.cuda, torch.cuda.get_device_name()]
+    return cache_folder("compiled") / hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

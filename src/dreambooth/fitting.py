@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from dreambooth import transfer
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.checkpoint import RunFolder
-from dreambooth.compiling import is_compile_failure
+from dreambooth.compiling import forget_compiled, is_compile_failure
 from dreambooth.config import TierName
 from dreambooth.errors import RunError, TrainingError
 from dreambooth.examples import Examples
@@ -142,14 +142,20 @@ def finetune_within_memory(
 ) -> None:
     """`trainer.finetune` in a tier; where memory ends, in the next one, from the step where it ended if that is whole.
 
-    Each step sees the same photos in every tier. Where compiling fails, training goes on without it. `looks` are
-    finetune's callbacks. Raises as finetune does, and TrainingError where memory ends in the last tier.
+    Each step sees the same photos in every tier. Where compiling fails, it is tried once more without what earlier runs
+    had compiled, and after that training goes on without it. `looks` are finetune's callbacks. Raises as finetune does,
+    and TrainingError where memory ends in the last tier.
     """
+    anew = False
     while (ended := _attempt(backbone, method, examples, fitted(settings, tier), run, looks)) is not None:
         told, of_memory = ended
         if not of_memory:
-            warn(f"Compiling failed ({told}); training goes on without it.")
-            settings = replace(settings, compile_backend=None)
+            if not anew and forget_compiled():
+                anew = True
+                warn(f"Compiling failed ({told}); what earlier runs had compiled is deleted, and it is tried anew.")
+            else:
+                warn(f"Compiling failed ({told}); training goes on without it.")
+                settings = replace(settings, compile_backend=None)
             _back_to_what_was_saved(method, run)
             continue
         lower = next_tier(tier, settings.train_batch_size)

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dreambooth import caches
 from dreambooth.backbones.protocol import Backbone, Enlarging, Sampler, Sampling
 from dreambooth.errors import PriorError
 from dreambooth.heap import freed_memory_kept
@@ -69,8 +70,7 @@ def weights_fingerprint(modules: Mapping[str, torch.nn.Module]) -> str:
 
 def cache_folder() -> Path:
     """Where prior sets are shared between runs: $DREAMBOOTH_CACHE, else the user's cache folder."""
-    base = os.environ.get("DREAMBOOTH_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return Path(base) / ("prior" if os.environ.get("DREAMBOOTH_CACHE") else "dreambooth/prior")
+    return caches.cache_folder("prior")
 
 
 class PriorSet:
