@@ -62,7 +62,7 @@ def weights_fingerprint(modules: Mapping[str, torch.nn.Module]) -> str:
     for name, module in sorted(modules.items()):
         whole = {key: original(parameter) for key, parameter in module.named_parameters(remove_duplicate=False)}
         for key, held in module.state_dict().items():
-            value = whole.get(key, held)
+            value: Any = whole.get(key, held)
             digest.update(f"{name}.{key}{tuple(value.shape)}{value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:32]
