@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from dreambooth.caches import cache_folder
 from dreambooth.compiling import INDUCTOR_FOLDER, Regions, forget_compiled, keep_compiled
@@ -60,6 +61,11 @@ def test_what_was_compiled_serves_the_next_run_and_what_is_broken_is_made_anew()
         path.write_bytes(b"foreign")
     anew, found, missed = compiled(net)
     assert torch.equal(anew, first) and found == 0 and missed > 0
+
+
+def test_torchs_default_does_not_count_as_a_choice(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(INDUCTOR_FOLDER, default_cache_dir())
+    assert keep_compiled().parent == cache_folder("compiled")
 
 
 def test_a_folder_of_the_users_own_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -56,7 +56,12 @@ def keep_compiled() -> Path:
 
     In a folder of this torch and this machine, so that no other's code is run.
     """
-    return Path(os.environ.setdefault(INDUCTOR_FOLDER, str(_own_folder())))
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    # Torch itself writes its default there as soon as anything asks for the folder.
+    if os.environ.get(INDUCTOR_FOLDER) in (None, os.path.abspath(default_cache_dir())):
+        os.environ[INDUCTOR_FOLDER] = str(_own_folder())
+    return Path(os.environ[INDUCTOR_FOLDER])
 
 
 def forget_compiled() -> bool:
