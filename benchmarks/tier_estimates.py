@@ -15,10 +15,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from benchmarks import sizes
+from dreambooth.lending import multiplied
 from dreambooth.memory import TIERS, Estimate
 
 # Text encoders and autoencoder, in numbers: CLIP ViT-L/14's, with OpenCLIP bigG's for SDXL, and 83.7 M.
 ENCODERS = {"sd15": 123_060_480 + 83_653_863, "sdxl": 123_060_480 + 694_659_840 + 83_653_863}
+# Of the text encoders all but the norms and the embeddings of words and positions.
+LENDABLE_ENCODERS = {"sd15": 85_017_600, "sdxl": 85_017_600 + 631_152_640}
 
 
 class Kept:
@@ -42,10 +45,15 @@ class Kept:
         return sum(self.storages.values())
 
 
-def activations(size: sizes.Size, resolution: int, rows: int) -> tuple[int, int, int, int]:
-    """Weights, the greatest of them, and bytes of activations: kept, and computed twice (inputs and one block)."""
+def activations(size: sizes.Size, resolution: int, rows: int, lent: bool = False) -> tuple[int, int, int, int]:
+    """Weights, the greatest of them, and bytes of activations: kept, and computed twice (inputs and one block).
+
+    Weights that are lent are not rounded anew, so no rounded ones are among what is kept.
+    """
     with FakeTensorMode():
         unet = sizes.denoiser(size.denoiser).train()
+        for parameter in multiplied(unet) if lent else []:
+            parameter.data = parameter.data.to(torch.bfloat16)
         weights = list(unet.parameters())
         own = {StorageWeakRef(parameter.untyped_storage()) for parameter in weights}
         noisy = torch.empty(rows, *size.latents(resolution))
@@ -75,6 +83,11 @@ def activations(size: sizes.Size, resolution: int, rows: int) -> tuple[int, int,
     return sum(map(torch.numel, weights)), max(map(torch.numel, weights)), whole.bytes, outside.bytes + largest
 
 
+def lendable(size: sizes.Size) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in multiplied(sizes.denoiser(size.denoiser)))
+
+
 def adapter_weights(size: sizes.Size, rank: int) -> int:
     """Weights of a LoRA on the attention's projections, as `--method lora` puts them there."""
     with torch.device("meta"):
@@ -93,15 +106,17 @@ def main() -> None:
         size = sizes.size_of(name)
         adapters = adapter_weights(size, given.lora_rank) if given.lora_rank else 0
         for on_gpu, resolution in ((True, size.resolution_cuda), (False, size.resolution_cpu)):
-            trained, largest, kept, recomputed = activations(size, resolution, 2)
-            if adapters:
-                estimate = Estimate(trained, ENCODERS[name], adapters, kept, recomputed, largest=largest)
-            else:
-                estimate = Estimate(0, ENCODERS[name], trained, kept, recomputed, largest=largest)
+            trained, largest, kept, recomputed = activations(size, resolution, 2, lent=on_gpu and adapters > 0)
+            weights = (trained, ENCODERS[name], adapters) if adapters else (0, ENCODERS[name], trained)
+            lent = (lendable(size) if adapters else 0, LENDABLE_ENCODERS[name])
+            estimate = Estimate(
+                *weights, kept, recomputed, largest=largest, lendable=lent[0], lendable_encoders=lent[1]
+            )
             told = ", ".join(f"{tier} {estimate.total(TIERS[tier], True, on_gpu) / 1e9:.1f} GB" for tier in TIERS)
             print(
                 f"{name}, {resolution} px, 1 + 1 rows, bf16, {'GPU' if on_gpu else 'CPU'}: {told} "
-                f"(activations {kept / 1e9:.2f} GB, computed twice {recomputed / 1e9:.2f} GB)"
+                f"(activations {kept / 1e9:.2f} GB, computed twice {recomputed / 1e9:.2f} GB; "
+                f"the model as it is loaded {estimate.weights(True, on_gpu) / 1e9:.1f} GB)"
             )
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # Below this many parameters a denoiser is an embedded one, and a higher rate and fewer steps serve it better.
 SMALL_DENOISER = 100_000_000
-# Of all pictures that go through the autoencoder at once: in float32 a picture of 1024 pixels a side fills gigabytes.
-MOST_PIXELS = 1 << 20
+# Of all pictures that go through the autoencoder at once: in float32 one of 512 pixels a side takes 0.8 GB.
+MOST_PIXELS = 1 << 18
 # Of all pictures that are drawn at once: sixteen of 512 pixels a side, four of 1024.
 MOST_DRAWN_PIXELS = 1 << 22
 
