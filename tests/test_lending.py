@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -304,3 +305,62 @@ class TestTheRoad:
         )
         sampling = Sampling(2, 2.0, "ddim", mixed_precision="bf16")
         assert torch.equal(*(b.sample_latents(["a zqk dog"], [1], sampling) for b in (lent, plain)))
+
+
+class TestSparing:
+    """The lean tier beside a GPU: pictures one by one, and nothing beside the autoencoder when it works."""
+
+    @pytest.mark.parametrize("model", ["tiny_model", "tiny_xl"])
+    def test_draws_one_by_one_and_codes_with_the_autoencoder_alone(
+        self, model: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, apart: None
+    ):
+        backbone, sampling = backbones.load(str(request.getfixturevalue(model))), Sampling(2, 3.0, "ddim")
+        others = {id(module) for name, module in backbone.modules.items() if name != "autoencoder"}
+        rows, alone, gone = list[int](), list[bool](), set[int]()
+        wait = transfer.waiting
+
+        @contextmanager
+        def watched(modules: Any, device: torch.device) -> Generator[None]:
+            gone.update(map(id, modules))
+            with wait(modules, device):
+                yield
+            gone.clear()
+
+        monkeypatch.setattr(transfer, "waiting", watched)
+        backbone.modules["denoiser"].register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+        for part in ("encoder", "decoder"):
+            module: Any = getattr(backbone.modules["autoencoder"], part)
+            module.register_forward_pre_hook(lambda *_: alone.append(gone == others))
+        found = []
+        for on in (False, True):
+            rows.clear()
+            alone.clear()
+            backbone.spare_memory(on)
+            found.append(backbone.sample_latents(["a dog", "a cat"], [1, 2], sampling))
+            backbone.decode_latents(found[-1])
+            backbone.encode_images(torch.rand(1, 3, 64, 64) * 2 - 1)
+            assert set(rows) == {2 if on else 4} and set(alone) == {on} and not gone
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+    def test_where_there_is_no_other_memory_nothing_is_spared(self, tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(transfer, "waiting", None)
+        backbone = backbones.load(str(tiny_model))
+        backbone.spare_memory(True)
+        assert backbone.encode_images(torch.zeros(1, 3, 64, 64)).isfinite().all()
+
+    @pytest.mark.parametrize(
+        ("memory", "phases"), [("lean", {"prior", "encode", "train", "draw", "other"}), ("fast", set())]
+    )
+    def test_the_lean_tier_spares_in_every_phase(
+        self, memory: str, phases: set[str], tiny_model: Path, photos: Path, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, apart: None,
+    ):  # fmt: skip
+        watch, wait, seen = Watch(monkeypatch), transfer.waiting, set[str]()
+
+        def watched(modules: Any, device: torch.device) -> Any:
+            seen.add(watch.phase)
+            return wait(modules, device)
+
+        monkeypatch.setattr(transfer, "waiting", watched)
+        run_of(tiny_model, photos, tmp_path / "run", method="lora", memory=memory)
+        assert seen == phases

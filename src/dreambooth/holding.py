@@ -53,6 +53,7 @@ class Holding:
         self.attention = PlainAttention(backbone.modules["denoiser"], height * width)
         self.rounded: list[nn.Parameter] = []
         self.lent: list[nn.Parameter] = []
+        backbone.spare_memory(self.tier.spares_drawing)
         if self.tier.checkpointing:
             backbone.enable_gradient_checkpointing()
         if self.tier.lean_optimizer and in_bf16:

@@ -12,6 +12,7 @@ from dreambooth.backbones.protocol import Backbone
 from dreambooth.backbones.source import CascadeParts
 from dreambooth.checkpoint import RunFolder
 from dreambooth.errors import ModelError, RunError
+from dreambooth.fitting import read_tier
 from dreambooth.lending import originals, place
 from dreambooth.methods import make_method
 from dreambooth.methods.protocol import Adapter, Method
@@ -55,6 +56,8 @@ def load(folder: RunFolder, device: torch.device) -> Backbone:
     if config.resolution:
         backbone.set_resolution(config.resolution)
     place(backbone, device, None, config.mixed_precision)
+    tier = read_tier(folder)
+    backbone.spare_memory(tier is not None and tier.spares_drawing)
     if on_base:
         method = make_method(config, facts["class_noun"])
         method.prepare(backbone)

@@ -25,7 +25,8 @@ class Tier:
 
     `checkpointing` computes activations twice; `encoders_away` takes what encoded prompts and photos off a GPU while
     the denoiser trains; `lean_optimizer` is `optimizers.LeanAdamW`, with weights in bfloat16 where the run computes
-    in it, and with each parameter stepped, and its gradient freed, within the backward pass.
+    in it, and with each parameter stepped, and its gradient freed, within the backward pass. `spares_drawing` draws
+    picture by picture on a GPU, and decodes with the autoencoder alone on it.
     """
 
     name: TierName
@@ -33,6 +34,7 @@ class Tier:
     encoders_away: bool = False
     lean_optimizer: bool = False
     activations_away: bool = False
+    spares_drawing: bool = False
     split: int = 1
 
     def for_share(self, share: float) -> Tier:
@@ -45,7 +47,9 @@ class Tier:
 
 FAST = Tier("fast")
 BALANCED = Tier("balanced", checkpointing=True, encoders_away=True)
-LEAN = Tier("lean", checkpointing=True, encoders_away=True, lean_optimizer=True, activations_away=True)
+LEAN = Tier(
+    "lean", checkpointing=True, encoders_away=True, lean_optimizer=True, activations_away=True, spares_drawing=True
+)
 TIERS: dict[TierName, Tier] = {tier.name: tier for tier in (FAST, BALANCED, LEAN)}
 
 

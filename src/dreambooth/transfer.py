@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 def has_own_memory(device: torch.device) -> bool:
     """Whether what is in host memory takes none of the device's."""
     return device.type == "cuda"
+
+
+@contextmanager
+def waiting(modules: Iterable[nn.Module], device: torch.device) -> Generator[None]:
+    """Inside, those of the modules that are on the device wait in host memory."""
+    there = [module for module in modules if all(value.device == device for value in module.parameters())]
+    for module in there:
+        module.to("cpu")
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        for module in there:
+            module.to(device)
 
 
 def onto(values: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:

@@ -133,7 +133,9 @@ class _Road:
         config, method = self.config, make_method(self.config, self.facts["class_noun"])
         with self._timed("fit memory"):
             fit = Fit(config.memory, estimate_memory(config, backbone, method), config.with_prior_preservation)
-            return settle(self.folder, backbone, method, settings_of(config), fit, self.display.say)
+            tier = settle(self.folder, backbone, method, settings_of(config), fit, self.display.say)
+        backbone.spare_memory(tier.spares_drawing)
+        return tier
 
     def _tune(self, backbone: Backbone, prior: torch.Tensor, unprompted: torch.Tensor | None, tier: Tier) -> Method:
         """Fine-tunes this stage and leaves the result in `backbone`."""

@@ -106,6 +106,9 @@ class _PixelModel:
                 f"{self.source.name} draws at {self.spec.resolution} pixels and no other size; leave --resolution out."
             )
 
+    def spare_memory(self, on: bool) -> None:
+        """Changes nothing: there is no autoencoder, and the small pictures take little."""
+
     def enable_gradient_checkpointing(self) -> None:
         self.pipeline.unet.enable_gradient_checkpointing()
 

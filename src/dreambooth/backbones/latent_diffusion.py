@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from dreambooth import transfer
 from dreambooth.backbones.protocol import Conditioning, LoraTargets, Recipe, Sampler, Sampling, Spec, Stage
 from dreambooth.backbones.source import Source
 from dreambooth.errors import ModelError
@@ -80,6 +82,7 @@ class LatentDiffusion:
         self.pipeline, self.source, self.words = pipeline, source, words
         self.process = from_scheduler(pipeline.scheduler)
         self.spec = spec
+        self._spares = False
         for module in self.modules.values():
             module.requires_grad_(False).eval()
 
@@ -106,19 +109,24 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        vae = self.pipeline.vae
-        # The posterior's mode: its standard deviation is far below the smallest noise level trained on.
-        parts = [
-            vae.encode(part.to(vae.device, vae.dtype)).latent_dist.mode() for part in pixels.split(self._rows_at_once)
-        ]
-        return normalised(torch.cat(parts), vae)
+        vae, parts = self.pipeline.vae, pixels.split(self._rows_at_once)
+        with self._autoencoder_alone():
+            # The posterior's mode: its standard deviation is far below the smallest noise level trained on.
+            modes = [vae.encode(part.to(vae.device, vae.dtype)).latent_dist.mode() for part in parts]
+        return normalised(torch.cat(modes), vae)
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> list[Image]:
         vae = self.pipeline.vae
         codes = denormalised(latents.to(vae.device, vae.dtype), vae)
-        pixels = torch.cat([vae.decode(part).sample for part in codes.split(self._rows_at_once)])
+        with self._autoencoder_alone():
+            pixels = torch.cat([vae.decode(part).sample for part in codes.split(self._rows_at_once)])
         return self.pipeline.image_processor.postprocess(pixels, output_type="pil")
+
+    def _autoencoder_alone(self) -> AbstractContextManager[None]:
+        """The others wait in host memory, where memory is spared: SDXL's take twice as much as decoding does."""
+        others = [module for name, module in self.modules.items() if name != "autoencoder"]
+        return transfer.waiting(others, self.device) if self._spares else nullcontext()
 
     @property
     def _rows_at_once(self) -> int:
@@ -164,7 +172,7 @@ class LatentDiffusion:
         sampling: Sampling,
         on_step: Callable[[], None] | None = None,
     ) -> Tensor:
-        rows = max(1, MOST_DRAWN_PIXELS // self.spec.resolution**2)
+        rows = 1 if self._spares else max(1, MOST_DRAWN_PIXELS // self.spec.resolution**2)
         if len(prompts) > rows:
             starts = range(0, len(prompts), rows)
             parts = [(prompts[start : start + rows], seeds[start : start + rows]) for start in starts]
@@ -206,6 +214,9 @@ class LatentDiffusion:
             raise ModelError(f"The resolution must be a multiple of {step} for this model; {resolution} is not.")
         size = resolution // scale
         self.spec = replace(self.spec, resolution=resolution, native_size=(self.spec.native_size[0], size, size))
+
+    def spare_memory(self, on: bool) -> None:
+        self._spares = on and transfer.has_own_memory(self.device)
 
     def enable_gradient_checkpointing(self) -> None:
         self.pipeline.unet.enable_gradient_checkpointing()

@@ -244,6 +244,10 @@ class Backbone(Protocol):
         """Train and draw at this many pixels a side; raises ModelError where the model cannot."""
         ...
 
+    def spare_memory(self, on: bool) -> None:
+        """Whether pictures are drawn and coded with as little of a device's own memory as can be, in more time."""
+        ...
+
     def enable_gradient_checkpointing(self) -> None:
         """Recomputes activations in the backward pass: less memory, about a third more time."""
         ...
