@@ -179,6 +179,8 @@ def _random_xl() -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     schedule = {name: SCHEDULER_15[name] for name in ("beta_start", "beta_end", "beta_schedule", "steps_offset")}
+    with torch.device("cpu"):  # it computes at once, which without weights cannot be
+        scheduler = EulerDiscreteScheduler(**schedule, timestep_spacing="leading")
     return StableDiffusionXLPipeline(
         AutoencoderKL.from_config(VAE_15 | {"sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True}),
         CLIPTextModel(CLIPTextConfig(**TEXT_15)),
@@ -186,7 +188,7 @@ def _random_xl() -> Any:
         _tokenizer(),
         _tokenizer(),
         denoiser(UNET_XL),
-        EulerDiscreteScheduler(**schedule, timestep_spacing="leading"),
+        scheduler,
         add_watermarker=False,
     )
 

@@ -265,9 +265,14 @@ def test_interrupt_says_how_to_go_on(tiny_model: Path, photos: Path, tmp_path: P
     else:
         monkeypatch.setattr(trainer, "noise_and_time", press_once)
     run = tmp_path / "run"
-    code, _, err = dreambooth(
-        monkeypatch, capsys, "train", photos, "--class-noun", "dog", "--model", tiny_model, "--out", run, *FAST
-    )
+    # A shell that starts the tests in the background has Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, _, err = dreambooth(
+            monkeypatch, capsys, "train", photos, "--class-noun", "dog", "--model", tiny_model, "--out", run, *FAST
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert code == 130 and f"dreambooth train --resume {run}" in err and "error" not in err
 
 
@@ -340,11 +345,11 @@ safetensors.torch.save_file = half_then_die
             )
         else:
             before = (
-                "import dreambooth.backbones.stable_diffusion as sd, os, signal\n"
+                "import dreambooth.backbones.latent_diffusion as ld, os, signal\n"
                 "def half(self, folder):\n"
                 "    self.pipeline.unet.save_pretrained(folder / 'unet')\n"
                 "    os.kill(os.getpid(), signal.SIGKILL)\n"
-                "sd.StableDiffusion.save_pipeline = half"
+                "ld.LatentDiffusion.save_pipeline = half"
             )
         killed = process(*self.command(tiny_model, photos, run), cache=tmp_path / "cache", before=before)
         assert killed.returncode == -signal.SIGKILL, killed.stderr

@@ -135,7 +135,7 @@ def test_the_command_measures_everything(
         assert text in (models / name / "README.md").read_text("utf-8")
 
     monkeypatch.setattr(assess.references.world, "draw", None)  # nothing is rendered or sampled again
-    monkeypatch.setattr("dreambooth.backbones.stable_diffusion.StableDiffusion.generate", None)
+    monkeypatch.setattr("dreambooth.backbones.latent_diffusion.LatentDiffusion.generate", None)
     assert run(monkeypatch, models, *common) == 0
     table = capsys.readouterr().out
     assert "no --photos" in table and "samples: class right" in table
