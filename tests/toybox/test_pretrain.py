@@ -105,8 +105,13 @@ def test_latents_are_turned_back_to_what_they_meant() -> None:
 
 
 def test_what_is_no_such_model_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+    lines: list[str] = []
+    with pytest.raises(ModelError, match="no folder"):  # before anything is rendered
+        nothing = replace(TINY, start=tmp_path / "nothing")
+        pretrain.pretrain(tmp_path / "toy", nothing, work=tmp_path / "work", device="cpu", log=lines.append)
+    assert not lines and not (tmp_path / "work").exists()
     with pytest.raises(ModelError, match="cannot go on from"):
-        pretrain.beginning(replace(TINY, start=tmp_path / "nothing"))
+        pretrain.beginning(replace(TINY, start=tmp_path))
     with pytest.raises(ModelError, match="4 channels where toybox-sd has 16"):
         pretrain.beginning(replace(TINY, start=tiny.saved_stable_diffusion(tmp_path / "sd")))
 

@@ -89,10 +89,10 @@ def pretrain(
     config = config.on_cuda() if cuda else config
     first = processes()[0] == 0
     log = log if first else _silent
+    first_vae, model, words = beginning(config)
     with first_process_first():
         data.extend(work / "corpus", config.images, size=config.size, compiled=config.compiled, log=log)
     corpus = data.load(work / "corpus", config.images)
-    first_vae, model, words = beginning(config)
     vae = autoencoder.train(
         corpus, work, config.autoencoder, config.autoencoder_rates, device=device, seed=config.seed, resume=resume,
         model=first_vae, further=config.start is not None, log=log,
@@ -132,12 +132,14 @@ def beginning(config: PretrainConfig) -> tuple[AutoencoderKL, Denoiser, CLIPToke
             layers=config.text_layers,
         )
         return vae, model, words
+    if not config.start.is_dir():
+        raise ModelError(f"There is no folder {config.start} to go on from; name an embedded model or a folder.")
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
-            str(config.start), local_files_only=True, torch_dtype=torch.float32, safety_checker=None
+            str(config.start), local_files_only=True, dtype=torch.float32, use_safetensors=True, safety_checker=None
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"Training cannot go on from {config.start}: {first_line(error)}.") from error
+        raise ModelError(f"Training cannot go on from {config.start}: {first_line(error).rstrip('.')}.") from error
     if pipe.vae.config["latent_channels"] != autoencoder.CHANNELS:
         raise ModelError(
             f"Training cannot go on from {config.start}: its autoencoder has {pipe.vae.config['latent_channels']} "
