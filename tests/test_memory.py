@@ -17,7 +17,7 @@ from dreambooth.compiling import COMPILED_CALL, Regions
 from dreambooth.config import make_config
 from dreambooth.errors import RunError, TrainingError
 from dreambooth.fitting import Fit, choose, finetune_within_memory, fitted, measure, read_tier, settle
-from dreambooth.holding import Holding, in_host_memory
+from dreambooth.holding import Holding, addresses, in_host_memory
 from dreambooth.lending import multiplied
 from dreambooth.memory import BALANCED, FAST, LEAN, TIERS, Tier, is_out_of_memory
 from dreambooth.meter import Peak, available_bytes
@@ -195,7 +195,7 @@ class TestTraining:
         for away in (False, True):
             state, loss, _ = at_work(tiny_model, FAST)
             weights = state.holding.backbone.modules["denoiser"].parameters()
-            with in_host_memory(weights, least_bytes=0) if away else nullcontext():
+            with in_host_memory(addresses(weights), least_bytes=0) if away else nullcontext():
                 loss(next(examples().batches(0, 0, 2, 1)), 0).total.backward()
             gradients.append([parameter.grad for parameter in state.parameters])
         for one, other in zip(*gradients, strict=True):
@@ -203,17 +203,39 @@ class TestTraining:
 
     def test_activations_move_and_weights_stay(self):
         weight, data = torch.nn.Parameter(torch.ones(4, 4)), torch.ones(4, 4)
-        with in_host_memory([weight], least_bytes=0):
+        with in_host_memory(addresses([weight]), least_bytes=0):
             result = data @ weight.t()
         data.zero_()  # what was kept is a copy
         result.sum().backward()
         assert weight.grad is not None and torch.equal(weight.grad, torch.full((4, 4), 4.0))
+
+    @pytest.mark.usefixtures("apart")
+    def test_weights_stay_after_a_look_that_moved_them(self, tiny_model: Path):
+        """Pictures in the lean tier send weights to the host and back, to other addresses."""
+        backbone = backbones.load(str(tiny_model))
+        denoiser = backbone.modules["denoiser"]
+        holding = Holding(backbone, {"denoiser": list(denoiser.parameters())}, LEAN, False, trains_text=False)
+        with holding.at_work():
+            before = addresses(denoiser.parameters())
+            with holding.complete():
+                kept = [parameter.data for parameter in denoiser.parameters()]
+                for parameter in denoiser.parameters():
+                    parameter.data = parameter.data.clone()
+            now = addresses(denoiser.parameters())
+            assert kept and not before & now
+            assert holding.places == now
 
     def test_encoders_leave_only_where_nothing_uses_them(self, tiny_model: Path):
         backbone = backbones.load(str(tiny_model))
         text, pictures = backbone.modules["text_encoder"], backbone.modules["autoencoder"]
         assert Holding(backbone, {}, LEAN, False, trains_text=False).encoders == [text, pictures]
         assert Holding(backbone, {}, LEAN, False, trains_text=True).encoders == [pictures]
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU's memory counts as a device's own."""
+    monkeypatch.setattr(transfer, "has_own_memory", lambda device: True)
 
 
 class TestMemoryEnds:

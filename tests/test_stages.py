@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,12 @@ from safetensors.torch import load_file
 
 import dreambooth as db
 from dreambooth import stages, workflow
+from dreambooth.backbones.cascade import SuperResolver
+from dreambooth.backbones.protocol import Conditioning
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import TrainConfig, make_config
 from dreambooth.errors import ConfigError, DreamBoothError, Interrupted, ModelError
+from dreambooth.examples import Batch, cut_out
 from dreambooth.prepare import prepare
 from dreambooth.ui import Display
 from tests import tiny
@@ -207,6 +211,8 @@ WRONG = [
     ({"stages": "base", "upscaler": "{third}"}, "lone", "--upscaler needs one before it"),
     ({"stages": "sr"}, "flat", "no use for the stage sr"),
     ({"sr_learning_rate": 1e-5}, "flat", "no use for sr_"),
+    ({"sr_crop_size": 40}, "cascade", "cut-outs of up to 32 pixels a side, a multiple of 2, not 40"),
+    ({"sr_crop_size": 15}, "cascade", "a multiple of 2, not 15; change --sr-crop-size"),
     ({"train_text_encoder": True}, "cascade", "keeps its text encoder as it is.*--train-text-encoder cannot"),
     ({"method": "textual-inversion", "identifier": None}, "cascade", "--method textual-inversion cannot"),
     ({"resolution": 64}, "cascade", "no other size"),
@@ -282,6 +288,42 @@ def test_shifted_times_are_for_the_base_alone():
     config = make_config({"timestep_shift": 3.0})
     assert stages.stage_config(config, "base").timestep_shift == 3.0
     assert stages.stage_config(config, "sr").timestep_shift is None
+
+
+def test_cut_outs_are_for_the_super_resolver_alone():
+    resolved = make_config({"stages": "base,sr", "sr_crop_size": 16})
+    assert stages.stage_config(resolved, "base").crop_size is None
+    assert stages.stage_config(resolved, "sr").crop_size == 16
+
+
+@pytest.mark.parametrize(("size", "seen"), [(None, 16), (24, 24), (32, 32)])
+def test_a_super_resolver_trains_on_cut_outs(size: int | None, seen: int, tiny_cascade: Path, photos: Path,
+                                             tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # fmt: skip
+    """Each row, photo or prior sample, is seen in part; pictures are drawn whole."""
+    sides: dict[bool, set[int]] = {True: set(), False: set()}
+    denoise = SuperResolver.denoise
+
+    def watched(self: SuperResolver, noisy: torch.Tensor, *others: Any) -> torch.Tensor:
+        sides[torch.is_grad_enabled()].add(noisy.shape[-1])
+        return denoise(self, noisy, *others)
+
+    monkeypatch.setattr(SuperResolver, "denoise", watched)
+    run = workflow.start(config(tiny_cascade, photos, tmp_path / "run", stages="sr", sr_crop_size=size), SILENT)
+    assert sides[True] == {seen}
+    assert [picture.size for picture in run.generate("a {subject}", count=1)] == [(32, 32)]
+
+
+def test_cut_outs_move_from_step_to_step_and_take_their_masks_along():
+    clean = torch.arange(32.0).view(1, 1, 1, 32).expand(2, 3, 32, 32)
+    batch = Batch(clean, torch.tensor([False, True]), (0, 1), clean[:, :1])
+    told = Conditioning({"low": clean, "hidden": torch.zeros(2, 5, 7)})
+    seen = set()
+    for step in range(20):
+        cut, conditioning = cut_out(batch, told, 16, 4, seed=0, step=step)
+        assert cut.clean.shape == (2, 3, 16, 16) and conditioning.tensors["hidden"].shape == (2, 5, 7)
+        assert torch.equal(cut.clean, conditioning.tensors["low"]) and torch.equal(cut.clean[:, :1], cut.pixel_weights)
+        seen |= set(cut.clean[:, 0, 0, 0].tolist())
+    assert seen == {0, 4, 8, 12, 16}
 
 
 def test_a_dry_run_of_a_cascade_of_deepfloyds_size_needs_no_weights(photos: Path, tmp_path: Path):

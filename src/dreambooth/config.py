@@ -83,6 +83,9 @@ class TrainConfig(BaseModel):
     sr_max_train_steps: int | None = Field(None, ge=1, description="Optimizer steps of the super-resolver.")
     sr_learning_rate: float | None = Field(None, gt=0, description="Rate of the super-resolver.")
     sr_train_batch_size: int | None = Field(None, ge=1, description="Photos in a micro-batch of the super-resolver.")
+    sr_crop_size: int | None = Field(
+        None, ge=8, description="Side of the cut-outs that the super-resolver trains on; by model."
+    )
     sr_num_class_images: int | None = Field(None, ge=1, description="How many prior samples of the super-resolver.")
     sr_augmentation: str = Field(
         "low", description="Noise on the super-resolver's small pictures in training: low, original or a range 0.1-0.3."
@@ -207,6 +210,11 @@ class TrainConfig(BaseModel):
     sampler: SamplerName | None = Field(None, description="Sampler of previews and pictures.")
     num_inference_steps: int | None = Field(None, ge=1, le=1000, description="Sampling steps of previews and pictures.")
     guidance_scale: float | None = Field(None, ge=0, description="Guidance of previews and pictures.")
+
+    @property
+    def crop_size(self) -> int | None:
+        """The side of the cut-outs that a stage's own config trains on; None for whole pictures."""
+        return self.sr_crop_size if self.stages == "sr" else None
 
     @model_validator(mode="before")
     @classmethod

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dreambooth.backbones.protocol import Backbone
+from dreambooth.backbones.protocol import Backbone, Conditioning, windows
 from dreambooth.seeding import derive, generator
 from dreambooth.transfer import onto
 
@@ -131,6 +131,23 @@ def draw(count: int, seed: int, stream: str, position: int, length: int) -> list
         order = torch.randperm(count, generator=generator(seed, stream, epoch)).tolist()
         chosen += order[offset : offset + length - len(chosen)]
     return chosen
+
+
+def cut_out(
+    batch: Batch, conditioning: Conditioning, side: int, step_size: int, seed: int, step: int
+) -> tuple[Batch, Conditioning]:
+    """From each row a square of `side`, anywhere on multiples of `step_size`, and what it is conditioned on there.
+
+    Where is a function of (seed, step, row) alone.
+    """
+    places = (batch.clean.shape[-1] - side) // step_size + 1
+    corners: list[tuple[int, int]] = []
+    for row in batch.rows:
+        top, left = torch.randint(places, (2,), generator=generator(seed, "cut-out", step, row)).tolist()
+        corners.append((top * step_size, left * step_size))
+    weights = None if batch.pixel_weights is None else windows(batch.pixel_weights, corners, side)
+    cut = replace(batch, clean=windows(batch.clean, corners, side), pixel_weights=weights)
+    return cut, conditioning.cut(corners, side)
 
 
 def noise_and_time(

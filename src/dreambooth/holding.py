@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -53,6 +53,7 @@ class Holding:
         self.attention = PlainAttention(backbone.modules["denoiser"], height * width)
         self.rounded: list[nn.Parameter] = []
         self.lent: list[nn.Parameter] = []
+        self.places: set[int] = set()
         backbone.spare_memory(self.tier.spares_drawing)
         if self.tier.checkpointing:
             backbone.enable_gradient_checkpointing()
@@ -101,6 +102,12 @@ class Holding:
             self._quicken(True)
             self._lend()
             self.send_encoders_away()
+            self._note_places()
+
+    def _note_places(self) -> None:
+        """Where the denoiser's weights lie now: pictures move them."""
+        self.places.clear()
+        self.places |= addresses(self.backbone.modules["denoiser"].parameters())
 
     @contextmanager
     def at_work(self) -> Generator[None]:
@@ -108,7 +115,8 @@ class Holding:
         step frees serves the next one."""
         self._quicken(True)
         away = self.tier.activations_away and self._apart
-        moved = in_host_memory(self.backbone.modules["denoiser"].parameters()) if away else nullcontext()
+        self._note_places()
+        moved = in_host_memory(self.places) if away else nullcontext()
         with moved, freed_memory_kept(self.backbone.device):
             yield
 
@@ -133,15 +141,19 @@ class Holding:
                 module.to(self.backbone.device)
 
 
-def in_host_memory(weights: Iterable[Tensor], least_bytes: int = LEAST_MOVED_BYTES) -> AbstractContextManager[object]:
-    """What the forward pass inside keeps for the backward pass lies in host memory, all but `weights` and the small.
+def addresses(tensors: Iterable[Tensor]) -> set[int]:
+    """Where they lie."""
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+
+
+def in_host_memory(places: Set[int], least_bytes: int = LEAST_MOVED_BYTES) -> AbstractContextManager[object]:
+    """What the forward pass inside keeps for the backward pass lies in host memory, all but the small and what lies at
+    one of `places`, addresses of weights, as they are then.
 
     Copies go by pinned memory in the order of the device's other work, so the host waits for none.
     """
-    kept = {weight.untyped_storage().data_ptr() for weight in weights}
-
     def pack(tensor: Tensor) -> Tensor | tuple[torch.device, Tensor]:
-        if tensor.nbytes < least_bytes or tensor.untyped_storage().data_ptr() in kept:
+        if tensor.nbytes < least_bytes or tensor.untyped_storage().data_ptr() in places:
             return tensor
         host = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
         return tensor.device, host.copy_(tensor, non_blocking=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dreambooth import transfer
-from dreambooth.backbones.protocol import Backbone, Spec
+from dreambooth.backbones.protocol import Backbone, Spec, windows
 from dreambooth.config import ADAPTERS, TierName, TrainConfig
 from dreambooth.lending import as_if_lent, frozen, lendable, lends
 from dreambooth.memory import EIGHT_BIT_BYTES, FLOAT32_BYTES, LEAN, TIERS, Estimate, is_encoder
@@ -170,7 +170,7 @@ def estimate_memory(
     # On loan, weights are not rounded for each step, and no rounded ones are kept for the backward pass.
     lent = frozen(backbone, trained) if lends(precision, here) and not weightless else []
     with bf16, as_if_lent(lent):
-        activations = activation_bytes(backbone, rows, method.trains_text)
+        activations = activation_bytes(backbone, rows, method.trains_text, config.crop_size)
     kept = {id(parameter) for parameter in trained}
     rounded = {
         name: sum(p.numel() for p in weights if id(p) not in kept) for name, weights in lendable(backbone).items()
@@ -200,7 +200,7 @@ def estimate_memory(
     )
 
 
-def activation_bytes(backbone: Backbone, rows: int, trains_text: bool) -> int:
+def activation_bytes(backbone: Backbone, rows: int, trains_text: bool, crop_size: int | None = None) -> int:
     """Bytes that one forward pass of the denoiser keeps for its backward pass, counted on fake tensors.
 
     Where text is trained, the gradient goes on through the conditioning, even of a denoiser that is frozen.
@@ -223,10 +223,13 @@ def activation_bytes(backbone: Backbone, rows: int, trains_text: bool) -> int:
         encoded = backbone.encode_prompts(["a"]).take([0] * rows)
         clean = torch.zeros(rows, *backbone.spec.native_size, device=backbone.device)
         conditioning = backbone.conditioned_on(encoded, clean, [torch.Generator()] * rows)
+        if crop_size is not None:
+            corners = [(0, 0)] * rows
+            clean, conditioning = windows(clean, corners, crop_size), conditioning.cut(corners, crop_size)
     counted = backbone.device.type == "meta"  # a model without weights needs no fake tensors beside them
     with FusedAttention() if counted else FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake = mode if isinstance(mode, FakeTensorMode) else None
-        noisy = torch.empty(rows, *backbone.spec.native_size, device=backbone.device)
+        noisy = torch.empty_like(clean)
         time = torch.zeros(rows, dtype=torch.long, device=backbone.device)
         faked = type(conditioning)(
             {

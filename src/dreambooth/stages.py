@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import backbones
-from dreambooth.backbones.protocol import Backbone, Stage
+from dreambooth.backbones.protocol import Backbone, Spec, Stage
 from dreambooth.backbones.source import CascadeParts, Source
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import NEW_WORD, TrainConfig, augmentation_range
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 SUB_RUN: Stage = "sr"
 ONLY_CASCADES = (
-    "sr_max_train_steps", "sr_learning_rate", "sr_train_batch_size", "sr_num_class_images", "sr_noise_level",
-    "sr_num_inference_steps", "sr_guidance_scale",
+    "sr_max_train_steps", "sr_learning_rate", "sr_train_batch_size", "sr_crop_size", "sr_num_class_images",
+    "sr_noise_level", "sr_num_inference_steps", "sr_guidance_scale",
 )  # fmt: skip
 
 
@@ -76,12 +76,27 @@ def resolve(config: TrainConfig, backbone: Backbone) -> TrainConfig:
             "sr_max_train_steps": config.sr_max_train_steps or spec.max_train_steps,
             "sr_learning_rate": config.sr_learning_rate or spec.learning_rate,
             "sr_train_batch_size": config.sr_train_batch_size or spec.train_batch_size,
+            "sr_crop_size": crop_size(config, spec),
             "sr_num_class_images": config.sr_num_class_images or spec.num_class_images,
             "sr_num_inference_steps": config.sr_num_inference_steps or enlarging.num_inference_steps,
             "sr_guidance_scale": guidance,
             "sr_noise_level": level if config.sr_noise_level is None else config.sr_noise_level,
         }
     return filled.model_copy(update=update)
+
+
+def crop_size(config: TrainConfig, spec: Spec) -> int:
+    """The side of what a super-resolver trains on: cut-outs, or whole pictures.
+
+    Raises ConfigError where its layers cannot halve that side evenly, or pictures are smaller.
+    """
+    side = config.sr_crop_size or spec.crop_size or spec.resolution
+    if side > spec.resolution or side % spec.crop_step:
+        raise ConfigError(
+            f"The super-resolver trains on cut-outs of up to {spec.resolution} pixels a side, a multiple of "
+            f"{spec.crop_step}, not {side}; change --sr-crop-size."
+        )
+    return side
 
 
 def stage_config(config: TrainConfig, name: Stage) -> TrainConfig:

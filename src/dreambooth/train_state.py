@@ -40,6 +40,7 @@ class Settings:
     prior_loss_weight: float = 1.0
     snr_gamma: float | None = None
     timestep_shift: float | None = None
+    crop_size: int | None = None
     lr_scheduler: str = "constant"
     lr_warmup_steps: int = 0
     betas: tuple[float, float] = (0.9, 0.999)

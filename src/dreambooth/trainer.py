@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dreambooth.backbones.protocol import Backbone, Conditioning
 from dreambooth.checkpoint import RunFolder
 from dreambooth.errors import Interrupted
-from dreambooth.examples import Batch, Examples, noise_and_time, step_seed
+from dreambooth.examples import Batch, Examples, cut_out, noise_and_time, step_seed
 from dreambooth.loss import Terms, dreambooth_loss, row_errors
 from dreambooth.methods.protocol import Method
 from dreambooth.precision import autocast
@@ -106,11 +106,14 @@ class Loss:
 
     def __call__(self, batch: Batch, step: int) -> Terms:
         backbone, process, s = self.backbone, self.backbone.process, self.settings
-        noise, time = noise_and_time(backbone, batch, s.seed, step, s.timestep_shift)
-        noisy = process.corrupt(batch.clean, noise, time)
         with self.autocast:
             draws = [generator(s.seed, "condition", step, row) for row in batch.rows]
             conditioning = backbone.conditioned_on(self.conditioning(batch, step), batch.clean, draws)
+        if s.crop_size is not None and s.crop_size < batch.clean.shape[-1]:
+            batch, conditioning = cut_out(batch, conditioning, s.crop_size, backbone.spec.crop_step, s.seed, step)
+        noise, time = noise_and_time(backbone, batch, s.seed, step, s.timestep_shift)
+        noisy = process.corrupt(batch.clean, noise, time)
+        with self.autocast:
             prediction = backbone.denoise(noisy, onto(process.model_time(time), noisy.device), conditioning)
         target, weight = process.target(batch.clean, noise, time), process.weight(time, s.snr_gamma)
         errors = row_errors(prediction, target, weight, batch.pixel_weights)

@@ -22,10 +22,10 @@ def waiting(modules: Iterable[nn.Module], device: torch.device) -> Generator[Non
     there = [module for module in modules if all(value.device == device for value in module.parameters())]
     for module in there:
         module.to("cpu")
-    if device.type == "cuda":
-        import torch
+    if there:
+        from dreambooth.meter import give_back
 
-        torch.cuda.empty_cache()
+        give_back(device)
     try:
         yield
     finally:

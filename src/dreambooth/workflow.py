@@ -313,6 +313,7 @@ def settings_of(config: TrainConfig) -> Settings:
         prior_loss_weight=config.prior_loss_weight,
         snr_gamma=config.snr_gamma,
         timestep_shift=config.timestep_shift,
+        crop_size=config.crop_size,
         lr_scheduler=config.lr_scheduler,
         lr_warmup_steps=config.lr_warmup_steps,
         betas=(config.adam_beta1, config.adam_beta2),

@@ -155,14 +155,18 @@ class TestConditioning:
         assert float((seen[0][:, 3:] - low).abs().mean()) < 0.02 < float((seen[0][:, 3:] - noisy).abs().mean())
 
 
-def test_loss_of_a_super_resolver_by_hand(tmp_path: Path):
-    """The whole loss in float64 from the definitions alone: eq. 2 of the paper on what a super-resolver is given."""
+@pytest.mark.parametrize("crop_size", [None, 16])
+def test_loss_of_a_super_resolver_by_hand(tmp_path: Path, crop_size: int | None):
+    """The whole loss in float64 from the definitions alone: eq. 2 of the paper on what a super-resolver is given.
+
+    A cut-out is given what its place in the whole picture is given, and no other scale.
+    """
     folder = tiny.saved_cascade(tmp_path, "v_prediction")
     backbone = loaded(folder, ALL_LEVELS)
     backbone.pipeline.unet.double()
     subject, prior = (torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1 for _ in range(2))
     examples = Examples(subject, prior, ("a zqk dog", "a dog"))
-    settings = Settings(1, 2, {"denoiser": 1e-3}, prior_loss_weight=0.5, seed=3)
+    settings = Settings(1, 2, {"denoiser": 1e-3}, prior_loss_weight=0.5, seed=3, crop_size=crop_size)
     hidden = backbone.encode_prompts(examples.prompts).tensors["hidden"].double()
     loss = Loss(backbone, FullFineTuning(), examples, settings, 2)
     loss.encoded = type(loss.encoded)({"hidden": hidden})
@@ -173,7 +177,7 @@ def test_loss_of_a_super_resolver_by_hand(tmp_path: Path):
         for row, clean, is_prior in zip(batch.rows, batch.clean, batch.is_prior.tolist(), strict=True):
             draw = generator(3, "noise", 0, row)
             t = int(torch.randint(1000, (1,), generator=draw))
-            noise = torch.randn((3, 32, 32), generator=draw).double()
+            noise = torch.randn((3, crop_size or 32, crop_size or 32), generator=draw).double()
             draw = generator(3, "condition", 0, row)
             level = int(1000 * float(torch.rand((), generator=draw)))
             other = torch.randn((3, 32, 32), generator=draw).double()
@@ -184,12 +188,28 @@ def test_loss_of_a_super_resolver_by_hand(tmp_path: Path):
             (a, s), (b, z) = ((math.sqrt(keep[k + 1]), math.sqrt(1 - keep[k + 1])) for k in (t, level))
             small = clean.reshape(3, 16, 2, 16, 2).mean((2, 4))
             low = b * interpolate(small[None], (32, 32), mode="bilinear", align_corners=True) + z * other
+            if crop_size:
+                y, x = (torch.randint(9, (2,), generator=generator(3, "cut-out", 0, row)) * 2).tolist()
+                clean, low = (whole[..., y : y + 16, x : x + 16] for whole in (clean, low))
             both = torch.cat([(a * clean + s * noise)[None], low], dim=1)
             said = hidden[int(is_prior)][None]
             predicted = backbone.pipeline.unet(both, t, said, class_labels=torch.tensor([level])).sample[:, :3]
             errors.append(float(((predicted[0] - (a * noise - s * clean)) ** 2).mean()))
     expected = (errors[0] + errors[1]) / 2 + 0.5 * (errors[2] + errors[3]) / 2
     assert float(terms.total) == pytest.approx(expected, rel=1e-5)
+
+
+def test_on_a_cpu_it_draws_with_channels_last_and_its_weights_lie_as_before(tiny_cascade: Path):
+    backbone = loaded(tiny_cascade)
+    unets = (backbone.base.pipeline.unet, backbone.pipeline.unet)
+    seen: list[bool] = []
+    for unet in unets:
+        unet.register_forward_pre_hook(
+            lambda module, _: seen.append(module.conv_in.weight.is_contiguous(memory_format=torch.channels_last))
+        )
+    backbone.generate(PROMPTS, [0, 1], Sampling(2, 3.0, enlarging=Enlarging(2)))
+    assert len(seen) == 4 and all(seen)
+    assert all(parameter.is_contiguous() for unet in unets for parameter in unet.parameters())
 
 
 class TestTextEncoder:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def run(
     try:
         if sampling.sampler is not None:
             pipeline.scheduler = make_scheduler(sampling.sampler, fixed_variance(scheduler))
-        with autocast(sampling.mixed_precision, pipeline.unet.device):
+        with autocast(sampling.mixed_precision, pipeline.unet.device), channels_last(pipeline.unet):
             return pipeline(
                 prompt_embeds=hidden,
                 negative_prompt_embeds=unsaid,
@@ -68,6 +69,22 @@ def run(
     finally:
         pipeline.scheduler = scheduler
         pipeline.unet.train(training)
+
+
+@contextmanager
+def channels_last(unet: Any) -> Generator[None]:
+    """On a CPU a U-Net on pixels draws with the channels of each place side by side: half the time at 256 pixels.
+
+    Its backward pass would be slower, so the weights lie as they did afterwards, in storage of their own.
+    """
+    if unet.device.type != "cpu":
+        yield
+        return
+    unet.to(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        unet.to(memory_format=torch.contiguous_format)
 
 
 def fixed_variance(scheduler: Any) -> Any:

@@ -27,7 +27,8 @@ LayerKind = Literal["attention", "linear", "all"]
 class Conditioning:
     """What tells the denoiser about its prompts: named tensors whose first dimension is the row.
 
-    Opaque outside the backbone that made it.
+    Opaque outside the backbone that made it, but that a tensor of four dimensions [B, C, H, W] lies over the latents,
+    place by place.
     """
 
     tensors: dict[str, Tensor]
@@ -40,10 +41,25 @@ class Conditioning:
     def to(self, device: torch.device | str) -> Conditioning:
         return Conditioning({name: value.to(device) for name, value in self.tensors.items()})
 
+    def cut(self, corners: Sequence[tuple[int, int]], side: int) -> Conditioning:
+        """What lies over the latents cut as they are by `windows`."""
+        cut = {name: windows(value, corners, side) for name, value in self.tensors.items() if value.ndim == 4}
+        return Conditioning(self.tensors | cut)
+
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:
         """Rows of all parts, one after the other."""
         return Conditioning({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
+
+
+def windows(maps: Tensor, corners: Sequence[tuple[int, int]], side: int) -> Tensor:
+    """From each row of maps [B, C, H, W] the square of `side` whose upper left corner is (top, left).
+
+    >>> windows(torch.arange(16.0).view(1, 1, 4, 4), [(1, 2)], 2).flatten().tolist()
+    [6.0, 7.0, 10.0, 11.0]
+    """
+    cut = [row[:, top : top + side, left : left + side] for row, (top, left) in zip(maps, corners, strict=True)]
+    return torch.stack(cut)
 
 
 @dataclass(frozen=True)
@@ -101,6 +117,7 @@ class Spec:
     default; `lora_text_share` the same for its adapters. `averaged` has full fine-tuning keep a moving average of the
     weights by default. `unprompted_share` is its share of prior rows that are samples of no prompt.
     `timestep_shift` moves training times, towards noise where it is above 1.
+    `crop_size` is the side of the cut-outs that a super-resolver trains on, a multiple of `crop_step` as their corners.
     `lora` are those of the adapters, and `lora_targets` the layers they go on, by module; none where unknown.
     `embedding_names` are those that a learned word has in files, one for each text encoder; by default the word itself.
     """
@@ -123,6 +140,8 @@ class Spec:
     averaged: bool = False
     unprompted_share: float = 0.0
     timestep_shift: float | None = None
+    crop_size: int | None = None
+    crop_step: int = 1
     stages: tuple[Stage, ...] = ("base",)
     enlarging: Enlarging | None = None
     released: tuple[str, ...] = ()
