@@ -335,7 +335,7 @@ def _super_resolver_spec(unet: Any, base: Spec, notes: Notes) -> Spec:
         family="deepfloyd-if super-resolver",
         resolution=side,
         native_size=(3, side, side),
-        learning_rate=5e-5 if small else 5e-6,
+        learning_rate=2e-4 if small else 5e-6,
         max_train_steps=200 if small else 1000,
         train_batch_size=2 if small else 1,
         timestep_shift=None,
