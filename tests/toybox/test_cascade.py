@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import IFPipeline, IFSuperResolutionPipeline
+from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline
 from transformers import T5Tokenizer
 
-from dreambooth import identifier
+from dreambooth import backbones, identifier
+from dreambooth.backbones.cascade import SuperResolver
 from dreambooth.backbones.cascade_files import SUPER_RESOLUTION
+from dreambooth.backbones.if_pipelines import fixed_variance
+from dreambooth.backbones.latent_diffusion import make_scheduler
 from dreambooth.toybox import captions, cascade, data, pixels, unigram, upscaler
 from dreambooth.toybox.cascade import CascadeConfig
 from dreambooth.toybox.fit import Budget, Optimisation
@@ -102,6 +105,18 @@ def test_the_small_picture_is_enlarged_as_the_pipeline_enlarges(words: T5Tokeniz
 def _window(image: torch.Tensor, place: tuple[int, int]) -> torch.Tensor:
     top, left = place
     return image[:, top : top + 32, left : left + 32]
+
+
+def test_a_super_resolver_is_drawn_down_to_no_noise(tmp_path: Path) -> None:
+    """In even steps of time the last of 15 begins at time 67, and a third of that noise stays as grain."""
+    upscaler.scheduler().save_pretrained(tmp_path)
+    fresh = DDPMScheduler.from_pretrained(tmp_path)
+    shipped = backbones.load("toybox-if")
+    assert isinstance(shipped, SuperResolver)
+    for scheduler in (fresh, fixed_variance(shipped.pipeline.scheduler)):
+        sampler = make_scheduler("dpm++", fixed_variance(scheduler))
+        sampler.set_timesteps(15)
+        assert sampler.timesteps[-2] < 10 and sampler.timesteps[-1] == 0
 
 
 def test_levels_cover_the_range_and_are_often_low() -> None:

@@ -65,8 +65,14 @@ def new(width: int = 128, channels: tuple[int, ...] = BLOCKS, size: int = SIZE) 
 
 
 def scheduler() -> DDPMScheduler:
-    """As the base's, without thresholding: the small picture leaves little to exaggerate."""
-    return pixels.scheduler(thresholding=False)
+    """As the base's, without thresholding: the small picture leaves little to exaggerate.
+
+    DPM-Solver++ reads from it to go down in even steps of log SNR: in even steps of time the last one begins at so much
+    noise that a third of it stays in the picture as grain.
+    """
+    schedule = pixels.scheduler(thresholding=False)
+    schedule.register_to_config(use_lu_lambdas=True)
+    return schedule
 
 
 def enlarged(large: Tensor, small: int = pixels.SIZE) -> Tensor:
