@@ -330,6 +330,7 @@ def _super_resolver_spec(unet: Any, base: Spec, notes: Notes) -> Spec:
     """Training as suits the super-resolver; sampling as suits the base, its own under `enlarging`."""
     side = unet.config.sample_size
     small = is_small(unet)
+    step = 2 ** (len(unet.config.block_out_channels) - 1)
     return replace(
         base,
         family="deepfloyd-if super-resolver",
@@ -339,8 +340,8 @@ def _super_resolver_spec(unet: Any, base: Spec, notes: Notes) -> Spec:
         max_train_steps=200 if small else 1000,
         train_batch_size=2 if small else 1,
         timestep_shift=None,
-        crop_size=side // 2 if small else None,
-        crop_step=2 ** (len(unet.config.block_out_channels) - 1),
+        crop_size=side // 2 if small and side // 2 % step == 0 else None,
+        crop_step=step,
         num_class_images=16 if small else 50,
         stages=(*base.stages, "sr"),
         enlarging=Enlarging(15, 1.0, notes.noise_level) if small else Enlarging(50, 4.0, notes.noise_level),
