@@ -22,10 +22,10 @@ def waiting(modules: Iterable[nn.Module], device: torch.device) -> Generator[Non
     there = [module for module in modules if all(value.device == device for value in module.parameters())]
     for module in there:
         module.to("cpu")
-    if there:
-        from dreambooth.meter import give_back
+    if device.type == "cuda":
+        import torch
 
-        give_back(device)
+        torch.cuda.empty_cache()
     try:
         yield
     finally:
