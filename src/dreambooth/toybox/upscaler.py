@@ -14,6 +14,7 @@ from diffusers import DDPMScheduler, IFSuperResolutionPipeline, UNet2DConditionM
 from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
+from dreambooth.backbones.protocol import windows
 from dreambooth.toybox import pixels
 from dreambooth.toybox.data import Corpus, generator
 from dreambooth.toybox.denoiser import draw_timesteps
@@ -127,13 +128,8 @@ def train(
 
 def cut(images: Tensor, size: int, draw: torch.Generator) -> Tensor:
     """A square of `size` from each of [B, C, H, W], anywhere, on a multiple of eight pixels."""
-    places = torch.randint((images.shape[-1] - size) // 8 + 1, (len(images), 2), generator=draw) * 8
-    return torch.stack(
-        [
-            image[:, top : top + size, left : left + size]
-            for image, (top, left) in zip(images, places.tolist(), strict=True)
-        ]
-    )
+    corners = torch.randint((images.shape[-1] - size) // 8 + 1, (len(images), 2), generator=draw) * 8
+    return windows(images, corners.tolist(), size)
 
 
 def pipeline(model: Upscaler, text_encoder: T5EncoderModel | None, tokenizer: T5Tokenizer | None) -> Any:
