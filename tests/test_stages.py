@@ -313,6 +313,14 @@ def test_a_super_resolver_trains_on_cut_outs(size: int | None, seen: int, tiny_c
     assert [picture.size for picture in run.generate("a {subject}", count=1)] == [(32, 32)]
 
 
+def test_cut_outs_are_what_the_estimate_counts(tiny_cascade: Path, photos: Path, tmp_path: Path):
+    tiers = [
+        prepare(config(tiny_cascade, photos, tmp_path / "run", sr_crop_size=size), SILENT, dry=True).plan.each[1].tiers
+        for size in (16, 32)
+    ]
+    assert tiers[0]["fast"] < tiers[1]["fast"]
+
+
 def test_cut_outs_move_from_step_to_step_and_take_their_masks_along():
     clean = torch.arange(32.0).view(1, 1, 1, 32).expand(2, 3, 32, 32)
     batch = Batch(clean, torch.tensor([False, True]), (0, 1), clean[:, :1])
