@@ -96,8 +96,7 @@ class Trial:
         if self.design.target == "flow":
             share = torch.sigmoid(-log_snr / 2).view(-1, 1, 1, 1)
             return (1 - share) * clean + share * noise, 1000 * share.flatten(), noise - clean, 1 - share, share
-        times = len(self.log_snr) - torch.searchsorted(self.log_snr.flip(0).contiguous(), log_snr)
-        times = times.clamp(0, len(self.log_snr) - 1)
+        times = denoiser.times_at(self.log_snr, log_snr)
         a, s = (value.sqrt().view(-1, 1, 1, 1) for value in (self.keep[times], 1 - self.keep[times]))
         target = noise if self.design.target == "epsilon" else a * noise - s * clean
         return a * clean + s * noise, times, target, a, s
@@ -121,9 +120,7 @@ class Trial:
         self.middle.clear()
         with torch.autocast("cpu", torch.bfloat16):
             predicted = self.model(noisy, times, text)
-        weights = 1 + design.subject_weight * masks
-        squared = (predicted.float() - target).square().mean(1, keepdim=True) * weights
-        errors = squared.sum((1, 2, 3)) / weights.sum((1, 2, 3))
+        errors = denoiser.v_error(predicted.float(), target, masks, design.subject_weight)
         if design.min_snr is not None:
             snr = ratios.exp()
             errors = errors * snr.clamp(max=design.min_snr) / (snr + 1)

@@ -219,12 +219,12 @@ def batch(latents: Latents, words: Words, draw: torch.Generator, count: int) -> 
     return clean, torch.where(mirrored.view(-1, 1, 1, 1), masks.flip(-1), masks), chosen
 
 
-def v_error(predicted: Tensor, target: Tensor, masks: Tensor) -> Tensor:
-    """Squared error of v, one value a row: the subject's pixels weigh 1 + SUBJECT_WEIGHT.
+def v_error(predicted: Tensor, target: Tensor, masks: Tensor, subject_weight: float = SUBJECT_WEIGHT) -> Tensor:
+    """Squared error of v, one value a row: the subject's pixels weigh 1 + `subject_weight`.
 
     predicted, target [B, C, h, w]; masks [B, 1, h, w].
     """
-    weights = 1 + SUBJECT_WEIGHT * masks
+    weights = 1 + subject_weight * masks
     squared = (predicted - target).square().mean(1, keepdim=True)
     return (squared * weights).sum((1, 2, 3)) / weights.sum((1, 2, 3))
 
@@ -235,6 +235,11 @@ def draw_timesteps(log_snr: Tensor, count: int, draw: torch.Generator, normal: t
     steps where there is little to learn. log_snr [T] falls with time."""
     mean, deviation = normal
     wanted = mean + deviation * torch.randn(count, generator=draw, device=draw.device)
+    return times_at(log_snr, wanted)
+
+
+def times_at(log_snr: Tensor, wanted: Tensor) -> Tensor:
+    """The timesteps [B] at wanted log signal-to-noise ratios [B]; log_snr [T] falls with time."""
     return (len(log_snr) - torch.searchsorted(log_snr.flip(0).contiguous(), wanted)).clamp(0, len(log_snr) - 1)
 
 
