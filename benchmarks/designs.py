@@ -15,6 +15,7 @@ import argparse
 import copy
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,26 +144,12 @@ class Trial:
         design, average = self.design, copy.deepcopy(self.model).requires_grad_(False)
         both = nn.ModuleList([self.model, self.head])
         rates = Optimisation(rate=design.rate, batch=design.batch, warmup=50)
-        if design.adam:
-            first, second, plain = parameter_groups(both)
-            groups = [
-                {"params": [*first, *second], "weight_decay": rates.decay},
-                {"params": plain, "weight_decay": 0.0},
-            ]
-            adam = torch.optim.AdamW(groups, lr=design.rate, betas=(0.9, 0.99), fused=True)
-        optimizer = Optimizer(both, rates)
+        update = adam(both, rates) if design.adam else Optimizer(both, rates).step
         start, steps = time.process_time(), pictures // design.batch
         for step in range(steps):
             self.loss(step).backward()
             nn.utils.clip_grad_norm_(both.parameters(), 1.0)
-            rate = rates.at(step, step / steps)
-            if design.adam:
-                for group in adam.param_groups:
-                    group["lr"] = rate
-                adam.step()
-                adam.zero_grad()
-            else:
-                optimizer.step(rate)
+            update(rates.at(step, step / steps))
             with torch.no_grad():
                 for slow, fast in zip(average.parameters(), self.model.parameters(), strict=True):
                     slow.lerp_(fast, 1 - min(design.average, (step + 1) / (step + 11)))
@@ -182,6 +169,22 @@ class Trial:
             missed = (self.cleaned(noisy, predicted, a, s) - clean).square().mean()
             found.append(float(missed / clean.var()))
         return found
+
+
+def adam(module: nn.Module, rates: Optimisation) -> Callable[[float], None]:
+    """A step at a learning rate by AdamW alone, as `Optimizer.step` is one by Muon; the gradients are gone afterwards."""
+    first, second, plain = parameter_groups(module)
+    decayed = {"params": [*first, *second], "weight_decay": rates.decay}
+    groups = [decayed, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=rates.rate, betas=(0.9, 0.99), fused=True)
+
+    def step(rate: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def _denoiser(design: Design, pipe: StableDiffusionPipeline) -> Denoiser:

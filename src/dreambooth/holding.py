@@ -142,7 +142,7 @@ class Holding:
 
 
 def addresses(tensors: Iterable[Tensor]) -> set[int]:
-    """Where they lie."""
+    """The addresses of the tensors' storages; views of one share it."""
     return {tensor.untyped_storage().data_ptr() for tensor in tensors}
 
 
