@@ -172,7 +172,7 @@ class Trial:
 
 
 def adam(module: nn.Module, rates: Optimisation) -> Callable[[float], None]:
-    """A step at a learning rate by AdamW alone, as `Optimizer.step` is one by Muon; the gradients are gone afterwards."""
+    """A step at a learning rate by AdamW alone, as `Optimizer.step` is one by Muon; the gradients go with it."""
     first, second, plain = parameter_groups(module)
     decayed = {"params": [*first, *second], "weight_decay": rates.decay}
     groups = [decayed, {"params": plain, "weight_decay": 0.0}]
