@@ -348,3 +348,14 @@ def test_a_dry_run_of_a_cascade_of_deepfloyds_size_needs_no_weights(photos: Path
     assert trained < base.tiers["fast"] < trained + 4 * base.frozen_parameters, "T5 is gone before training"
     assert prepared.config.learning_rate == 1e-5 and prepared.config.sr_learning_rate == 5e-6
     assert prepared.config.max_train_steps == 1000 and prepared.config.sampler == "ddpm"
+
+
+def test_each_stage_is_judged_as_it_goes(tiny_cascade: Path, photos: Path, tmp_path: Path):
+    """`--track` as for any other model: the super-resolver's pictures are those of the whole cascade."""
+    judged = {"track": True, "track_steps": 2, "track_images": 1, "track_prompts": ["a {subject}", "a {class}"],
+              "judge_dino": "toybox-dino", "judge_clip": "toybox-clip"}  # fmt: skip
+    run = workflow.start(config(tiny_cascade, photos, tmp_path / "run", **judged), SILENT)
+    for folder in (run.path, run.path / "sr"):
+        rows = [json.loads(line) for line in (folder / "track.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == [0, 2, 3]
+        assert all(-1 <= row[name] <= 1 for row in rows for name in ("dino", "clip_t", "pres"))
