@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer, ViTImageProcessor, ViTModel
 
+from dreambooth.errors import ModelError
 from dreambooth.toybox import (
     captions,
     cards,
@@ -220,6 +221,56 @@ def test_saved_preprocessing_is_that_of_training(words: CLIPTokenizer, tmp_path:
                       ViTImageProcessor.from_pretrained(tmp_path / "dino")):  # fmt: skip
         torch.testing.assert_close(processor(image, return_tensors="pt").pixel_values[0], expected)
         assert processor(image.resize((64, 64)), return_tensors="pt").pixel_values.shape == (1, 3, 32, 32)
+
+
+def test_smaller_patches_see_even_colours_as_larger_ones_do(words: CLIPTokenizer) -> None:
+    coarse = clip.new(words, replace(SMALL, patch=16))
+    fine = clip.finer(coarse, 8)
+    even = torch.rand(2, 3, 2, 2).repeat_interleave(16, -1).repeat_interleave(16, -2)
+    before, after = (model.vision_model.embeddings.patch_embedding(even) for model in (coarse, fine))
+    torch.testing.assert_close(after, before.repeat_interleave(2, -1).repeat_interleave(2, -2))
+    places = fine.vision_model.embeddings.position_embedding.weight
+    assert places.shape == (1 + 16, 32) and fine.config.vision_config.patch_size == 8
+    assert torch.equal(places[0], coarse.vision_model.embeddings.position_embedding.weight[0])
+    tokens = words("a dog", return_tensors="pt").input_ids
+    assert torch.equal(clip.read(fine, tokens), clip.read(coarse, tokens)), "what is read stays"
+    same = clip.finer(coarse, 16).state_dict()
+    for name, value in coarse.state_dict().items():
+        torch.testing.assert_close(same[name], value, msg=name)
+    for patch in (32, 12):
+        with pytest.raises(ModelError, match=f"with patches of 16 px cannot have patches of {patch} px"):
+            clip.finer(coarse, patch)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_judge_goes_on_from_a_coarser_one(words: CLIPTokenizer, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    coarse = clip.new(words, replace(SMALL, patch=16))
+    judges.save_clip(tmp_path / "coarse", coarse, words)
+    slow = replace(RATES, rate=1e-9)
+    config = replace(TINY, only="clip", clip_start=tmp_path / "coarse", clip_rates=slow)
+    judges.train(tmp_path / "out", config, work=tmp_path / "work", device="cpu", log=lambda line: None)
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["toybox-clip"], "the other judge is left alone"
+    made, expected = CLIPModel.from_pretrained(tmp_path / "out" / "toybox-clip"), clip.finer(coarse, 8).state_dict()
+    for name, value in made.state_dict().items():
+        torch.testing.assert_close(value, expected[name], atol=2e-3, rtol=1e-3, msg=name)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_start_that_cannot_be_is_refused(words: CLIPTokenizer, tmp_path: Path) -> None:
+    def refused(start: Path) -> str:
+        config = replace(TINY, only="clip", clip_start=start)
+        with pytest.raises(ModelError) as told:
+            judges.train(tmp_path / "out", config, work=tmp_path / "work", device="cpu", log=lambda line: None)
+        return str(told.value)
+
+    assert "There is no folder" in refused(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "Training cannot go on from" in refused(tmp_path / "empty")
+    others = tokenizer.build(["a dog", "a cat on a mat"])
+    judges.save_clip(tmp_path / "others", clip.new(others, SMALL), others)
+    assert refused(tmp_path / "others").endswith("it reads other words.")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "work").exists()
 
 
 def test_pairs_show_one_individual_twice_and_nobody_held_out() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -160,6 +160,10 @@ def judges(
     dino_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of toybox-dino.")] = None,
     minutes_clip: Annotated[float | None, typer.Option(min=0, help="Stop toybox-clip after this time.")] = None,
     minutes_dino: Annotated[float | None, typer.Option(min=0, help="Stop toybox-dino after this time.")] = None,
+    only: Annotated[Literal["clip", "dino"] | None, typer.Option(help="Train one of the two alone.")] = None,
+    clip_start: Annotated[
+        str | None, typer.Option(help="Go on from this toybox-clip, whose patches may be larger; its name or folder.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on where the work folder stands, or train anew.")] = True,
@@ -168,6 +172,7 @@ def judges(
     from dreambooth.backbones import hush
 
     hush()
+    from dreambooth.models import embedded
     from dreambooth.toybox import judges as training
     from dreambooth.toybox.fit import Budget
 
@@ -179,6 +184,8 @@ def judges(
         seed=seed,
         clip_budget=Budget(clip_steps or plain.clip_budget.steps, minutes_clip),
         dino_budget=Budget(dino_steps or plain.dino_budget.steps, minutes_dino),
+        clip_start=None if clip_start is None else embedded().get(clip_start, Path(clip_start).expanduser()),
+        only=only,
     )
     training.train(out, config, work=work, device=device, resume=resume, log=typer.echo)
 

@@ -8,6 +8,7 @@ four captions: all that can be said, a part of it, and both with one thing made 
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
+from dreambooth.errors import ModelError
 from dreambooth.toybox import captions, claims, views
 from dreambooth.toybox.data import generator
 from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, fit
@@ -37,7 +39,7 @@ NAMED = 0.1
 """Share of captions with a rare word before the class noun, so that an identifier stays harmless."""
 SHARPEST = 100.0
 CONTRASTED = 0.5
-KEPT, WHOLE = 0.5, 0.85
+KEPT, WHOLE = 0.5, 0.92
 """Half of a picture's patches are looked at until this share of the budget is spent (FLIP: Li et al. 2023); that
 shows twice as many pictures in the same time."""
 
@@ -47,7 +49,7 @@ class Towers:
     """The sizes of the two towers."""
 
     size: int = 128
-    patch: int = 16
+    patch: int = 8
     width: int = 144
     layers: int = 6
     head: int = 48
@@ -85,6 +87,30 @@ def new(words: CLIPTokenizer, towers: Towers = TOWERS) -> CLIPModel:
         patch_size=t.patch,
     )
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=t.projection))
+
+
+def finer(judge: CLIPModel, patch: int) -> CLIPModel:
+    """The same judge looking at smaller patches, to be trained on: its first kernel by areas, the sum over a patch as
+    it was where colours are even, and its places interpolated (as FlexiViT does: Beyer et al. 2023).
+
+    Raises ModelError where larger patches are asked for, or a side is no multiple of them.
+    """
+    vision: Any = judge.config.vision_config
+    old, size = vision.patch_size, vision.image_size
+    if patch > old or size % patch:
+        raise ModelError(f"A judge of {size} px with patches of {old} px cannot have patches of {patch} px.")
+    config = copy.deepcopy(judge.config)
+    config.vision_config.patch_size = patch
+    state = judge.state_dict()
+    kernel = "vision_model.embeddings.patch_embedding.weight"
+    state[kernel] = F.interpolate(state[kernel], size=patch, mode="area") * (old / patch) ** 2
+    places = "vision_model.embeddings.position_embedding.weight"
+    first, grid = state[places][:1], state[places][1:].T.unflatten(1, (size // old, -1))
+    grid = F.interpolate(grid[None], size=size // patch, mode="bicubic")[0].flatten(1).T
+    state[places] = torch.cat([first, grid])
+    result = CLIPModel(config)
+    result.load_state_dict(state)
+    return result
 
 
 def contrast(logits: Tensor, true: Tensor) -> Tensor:

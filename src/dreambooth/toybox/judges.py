@@ -13,13 +13,15 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer, ViTModel
 
+from dreambooth.backbones.files import first_line
+from dreambooth.errors import ModelError
 from dreambooth.toybox import (
     captions,
     cards,
@@ -57,6 +59,9 @@ class JudgesConfig:
     clip_rates: Optimisation = clip.RATES
     dino_rates: Optimisation = dino.RATES
     towers: clip.Towers = clip.TOWERS
+    clip_start: Path | None = None
+    """Folder of a toybox-clip to go on from, whose patches may be larger."""
+    only: Literal["clip", "dino"] | None = None
     sizes: dino.Sizes = dino.SIZES
     compiled: bool = True
     """Render through torch.compile."""
@@ -70,6 +75,13 @@ def train(
     config = config or JudgesConfig()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.only != "dino":
+        _train_clip(out, config, work, device, resume, log)
+    if config.only != "clip":
+        _train_dino(out, config, work, device, resume, log)
+
+
+def _train_clip(out: Path, config: JudgesConfig, work: Path, device: str, resume: bool, log: Log) -> None:
     words = pretrain.learn_words()
     judge = train_clip(words, config, work, device, resume, log)
     save_clip(out / "toybox-clip", judge.module, words)
@@ -84,6 +96,9 @@ def train(
         share=clip.WHOLE,
     )
     log(f"saved {out / 'toybox-clip'}")
+
+
+def _train_dino(out: Path, config: JudgesConfig, work: Path, device: str, resume: bool, log: Log) -> None:
     teacher = train_dino(config, work, device, resume, log)
     backbone = teacher.module.teacher.backbone
     save_dino(out / "toybox-dino", backbone)
@@ -96,7 +111,11 @@ def train(
 def train_clip(
     words: CLIPTokenizer, config: JudgesConfig, work: Path, device: str, resume: bool, log: Log
 ) -> Fitted[CLIPModel]:
-    """toybox-clip on the corpus that the generator trains on too, on the pairs of toybox-dino and on contrasts."""
+    """toybox-clip on the corpus that the generator trains on too, on the pairs of toybox-dino and on contrasts.
+
+    Raises ModelError for a start that is no CLIP with these words.
+    """
+    model = _first_clip(words, config)
     render: dict[str, Any] = {"size": config.size, "compiled": config.compiled, "log": log}
     data.extend(work / "corpus", config.images, **render)
     pairs.extend(work / "pairs", config.individuals, device=device, **render)
@@ -118,8 +137,24 @@ def train_clip(
 
     return clip.train(
         images, scenes, words, work, config.clip_budget, config.clip_rates, contrasts=together,
-        model=clip.new(words, config.towers), device=device, seed=config.seed, resume=resume, watch=watch, log=log,
+        model=model, device=device, seed=config.seed, resume=resume, watch=watch, log=log,
     )  # fmt: skip
+
+
+def _first_clip(words: CLIPTokenizer, config: JudgesConfig) -> CLIPModel:
+    """What toybox-clip's training begins with."""
+    if config.clip_start is None:
+        return clip.new(words, config.towers)
+    if not config.clip_start.is_dir():
+        raise ModelError(f"There is no folder {config.clip_start} to go on from; name an embedded model or a folder.")
+    try:
+        judge = CLIPModel.from_pretrained(config.clip_start, local_files_only=True, use_safetensors=True)
+        known = CLIPTokenizer.from_pretrained(config.clip_start, local_files_only=True).get_vocab()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"Training cannot go on from {config.clip_start}: {first_line(error).rstrip('.')}.") from error
+    if known != words.get_vocab():
+        raise ModelError(f"Training cannot go on from {config.clip_start}: it reads other words.")
+    return clip.finer(judge, config.towers.patch)
 
 
 def clip_pictures(config: JudgesConfig, work: Path) -> tuple[Tensor, list[Scene], Tensor]:
