@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,11 @@ from dreambooth.evaluation.benchmark import work
 from dreambooth.evaluation.benchmark_plan import Member, Plan, Settings, check_settings, train_config
 from dreambooth.evaluation.benchmark_setup import keep_photos, set_up
 from dreambooth.evaluation.results import Results, write_results
-from dreambooth.evaluation.scores import REAL
-from dreambooth.evaluation.suite import SuiteSubject, read_folder
+from dreambooth.evaluation.scores import REAL, read_json
+from dreambooth.evaluation.suite import SuiteSubject, read_folder, subject_prompts
 from dreambooth.evaluation.tables_page import write_tables
 from dreambooth.evaluation.variants import DREAMBENCH_NOUNS, parse_methods
+from dreambooth.toybox.suites import suites
 from dreambooth.ui import Display
 from tests import tiny
 from tests.test_cli import dreambooth, environment
@@ -405,7 +407,7 @@ class TestVariants:
             "dreambooth", "textual-inversion", "base", "dreambooth-no-prior",
         ]  # fmt: skip
         assert parse_methods("slow", {"slow": {}}) == ["slow"]
-        assert set(parse_methods("all", {})) == set(variants.VARIANTS) - {"lora", "dora", "pivotal"}
+        assert set(parse_methods("all", {})) == set(variants.VARIANTS) - {"lora", "dora", "pivotal", "truth"}
         with pytest.raises(ConfigError, match="did you mean dreambooth-no-noun"):
             parse_methods("dreambooth-no-nown", {})
         with pytest.raises(ConfigError, match="No method was given"):
@@ -416,6 +418,31 @@ class TestVariants:
         rex, max_ = plan.members[0], Member(name="max", class_noun="dog", live=True)
         assert rex.seed(plan.settings, "picture", 0) != max_.seed(plan.settings, "picture", 0)
         assert rex.seed(plan.settings, "run") != rex.seed(Settings(suite="mine", seed=1), "run")
+
+
+class TestTheTruth:
+    def test_renders_are_judged_as_pictures_of_a_model_are(
+        self, tiny_model: Path, judges: dict[str, str], tmp_path: Path
+    ):
+        subject = suites()["toybox"]().choose(1)[0]
+        members = [Member(name=subject.name, class_noun=subject.class_noun, live=subject.live)]
+        plan = Plan(settings=settings(tiny_model, judges, suite="toybox"), methods=["truth"], members=members)
+        results = Results(tmp_path)
+        set_up(results, plan, [subject], False, Display(quiet=True))
+        finish(results)
+        (cell,) = results.all_cells(plan)
+        found = [(score.method, score.metric) for score in read_json(cell.scores)]
+        assert Counter(found) == {("truth", metric): 4 for metric in ("dino", "clip-i", "clip-t", "div")} | {
+            ("truth", "pres"): 2
+        }
+        assert not cell.run.exists(), "nothing is trained"
+        (photo, *_), drawn = results.photos(subject.name), benchmark.read_drawn(cell.folder / "pictures")
+        assert {picture.image.size for picture in drawn} == {photo.size}
+        assert [picture.prompt for picture in drawn[::2]] == list(subject_prompts(subject.live, 2))
+
+    def test_it_is_known_of_rendered_suites_alone(self):
+        with pytest.raises(ConfigError, match="of the suites toybox and toybox-tuning alone, not of dreambench; leave"):
+            check_settings(Settings(suite="dreambench"), ["dreambooth", "truth"])
 
 
 class TestWrongTurns:

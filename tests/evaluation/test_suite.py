@@ -3,6 +3,7 @@
 import doctest
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from dreambooth.errors import ConfigError
 from dreambooth.evaluation import suite
 from dreambooth.evaluation.suite import find_suite, read_dreambench, read_folder, subject_prompts
 from dreambooth.subject import inspect
-from dreambooth.toybox import captions
-from dreambooth.toybox.suites import REPORTED_FROM, SPREAD, TUNING_FROM, suites
+from dreambooth.toybox import captions, pictures
+from dreambooth.toybox.suites import FIRST, SPREAD, scene_of, suites, true_pictures
+from dreambooth.toybox.world import Scene
 
 OFFICIAL = Path(__file__).parents[3] / "shared" / "dreambench"
 LIST = "Classes\n\nsubject_name,class\nrex,dog\nbear_plushie,stuffed animal\n\nPrompts\n\nObject Prompts\n"
@@ -134,7 +136,7 @@ class TestToybox:
         assert all("/" not in one.name and " " not in one.name for one in found.subjects)
 
     def test_nobody_was_seen_in_training_or_tuning(self):
-        reported, tuning = (range(first, first + 30) for first in (REPORTED_FROM, TUNING_FROM))
+        reported, tuning = (range(first, first + 30) for first in FIRST.values())
         assert not set(reported) & set(tuning)
         held_out = captions.HELD_OUT_INDIVIDUALS
         assert all(held_out[number] not in captions.TRAINING_INDIVIDUALS for number in (*reported, *tuning))
@@ -147,6 +149,33 @@ class TestToybox:
             assert len(found) == 5
             pictures[name] = found[0].image.tobytes()
         assert pictures["toybox"] != pictures["toybox-tuning"]
+
+
+class TestTheTruth:
+    @pytest.mark.parametrize("noun", ["dog", "stuffed animal", "can"])
+    def test_every_prompt_of_dreambench_is_a_scene(self, noun: str):
+        for template in subject_prompts(noun == "dog", 25):
+            scene = scene_of(template, noun, 7, 3)
+            assert captions.caption(scene) == prompts.fill(template, None, noun)
+            assert (scene.individual, scene.seed) == (7, 3)
+
+    def test_the_class_is_somebody_else_each_time(self):
+        others = {scene_of("a {class}", "dog", 7, seed).individual for seed in range(5)}
+        assert len(others) == 5 and 7 not in others and others < set(captions.HELD_OUT_INDIVIDUALS)
+
+    def test_words_that_the_world_does_not_have(self):
+        with pytest.raises(ConfigError, match="cannot show 'a dog on the moon'"):
+            scene_of("a {subject} on the moon", "dog", 7, 0)
+
+    def test_the_subject_of_that_name_is_drawn(self, monkeypatch: pytest.MonkeyPatch):
+        asked: list[tuple[int, Scene]] = []
+        monkeypatch.setattr(pictures, "rendered", lambda size: lambda scenes: [asked.append((size, s)) for s in scenes])
+        true_pictures("toybox", "can-1", 32)(["a red {subject}", "a {class}"], [5, 6])
+        true_pictures("toybox-tuning", "can-1", 32)(["a red {subject}"], [5])
+        number = sum(list(SPREAD.values())[: list(SPREAD).index("can")])
+        red = Scene("can", FIRST["toybox"] + number, property="red", seed=5)
+        assert asked[0] == (32, red) and asked[1][1].individual != red.individual
+        assert asked[2][1] == replace(red, individual=FIRST["toybox-tuning"] + number)
 
 
 def test_subjects_are_spread_over_the_suite():

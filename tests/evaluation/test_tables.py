@@ -118,6 +118,12 @@ class TestTables:
         text = tables_text.markdown(found, scores({"dreambooth": 0.7}))
         assert "| Textual Inversion | not run | 0.569 | not run | 0.780 | not run | 0.255 | – |" in text
 
+    def test_methods_that_the_paper_does_not_have_stand_below(self):
+        made = make_tables(scores({"dreambooth": 0.7, "lora": 0.6, "truth": 0.9, "mine": 0.5}))[0]
+        assert [row.title for row in made.rows[4:]] == ["LoRA", "True renders", "mine"]
+        assert made.rows[5].figures["clip-t"].value == pytest.approx(0.9)
+        assert [row.title for row in make_tables(scores({"dreambooth": 0.7}))[0].rows][4:] == []
+
     def test_the_paper_s_figures_stand_beside_ours(self):
         text = tables_text.markdown(make_tables(scores({"dreambooth": 0.7})), [])
         for printed in ("0.774", "0.885", "0.668 (Imagen 0.696)", "0.305 (Imagen 0.306)", "0.569", "0.780", "0.255",

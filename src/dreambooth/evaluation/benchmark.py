@@ -28,9 +28,11 @@ from dreambooth.evaluation.benchmark_setup import make_judges
 from dreambooth.evaluation.results import Cell, Job, Results, numbered, read_picture
 from dreambooth.evaluation.scores import score_real, score_subject, write_json
 from dreambooth.evaluation.suite import class_by_class
+from dreambooth.evaluation.variants import TRUTH
 from dreambooth.plan import resolve_defaults
 from dreambooth.prepare import load_model
 from dreambooth.run import Run, sampling_of
+from dreambooth.toybox.suites import true_pictures
 from dreambooth.ui import Display
 
 if TYPE_CHECKING:
@@ -91,12 +93,16 @@ def held(path: Path) -> Generator[bool]:
 
 @dataclass
 class Artist:
-    """A model, and how a template becomes the prompt that it draws."""
+    """Who draws prompts with seeds, and how a template becomes such a prompt."""
 
-    backbone: Backbone
-    sampling: Sampling
+    generate: Callable[[Sequence[str], Sequence[int]], list[Image]]
     fill: Callable[[str], str]
     batch_size: int
+
+    @classmethod
+    def of(cls, backbone: Backbone, sampling: Sampling, fill: Callable[[str], str], batch_size: int) -> Artist:
+        """A model that draws."""
+        return cls(lambda prompts, seeds: backbone.generate(prompts, seeds, sampling), fill, batch_size)
 
 
 @dataclass
@@ -142,21 +148,25 @@ class Bench:
                 draw_missing(artist, jobs, folder)
 
     def artist(self, cell: Cell) -> Artist:
-        """The cell's model: trained now, or gone on with, or the untouched one."""
+        """The cell's model: trained now, or gone on with, or the untouched one; or the renderer of the truth."""
         photos = self.results.photo_files(cell.member.name)
         config = train_config(self.plan, cell.member, cell.method, photos, cell.run)
         variant = self.plan.variant(cell.method)
+        if variant.name == TRUTH:
+            side = read_picture(photos[0]).width
+            renderer = true_pictures(self.plan.settings.suite, cell.member.name, side)
+            return Artist(renderer, lambda template: template, config.sample_batch_size)
         if not variant.trains:
             backbone = load_model(config)
             sampling = sampling_of(resolve_defaults(config, backbone.spec))
             bare = partial(prompts.fill, identifier=None, class_noun=cell.member.class_noun)
-            return Artist(backbone, sampling, bare, config.sample_batch_size)
+            return Artist.of(backbone, sampling, bare, config.sample_batch_size)
         run = trained(config, Path(config.out))
 
         def fill(template: str) -> str:
             return run.fill(template.replace("{subject}", variant.phrase))
 
-        return Artist(run.backbone, run.sampling, fill, config.sample_batch_size)
+        return Artist.of(run.backbone, run.sampling, fill, config.sample_batch_size)
 
     def score(self, cell: Cell) -> None:
         """Judges what was drawn, and the photos themselves once a subject."""
@@ -196,7 +206,7 @@ def draw_missing(artist: Artist, jobs: Sequence[Job], folder: Path) -> None:
         batch = jobs[start : start + artist.batch_size]
         if all((folder / job.file).exists() for job in batch):
             continue
-        drawn = artist.backbone.generate([job.prompt for job in batch], [job.seed for job in batch], artist.sampling)
+        drawn = artist.generate([job.prompt for job in batch], [job.seed for job in batch])
         for job, image in zip(batch, drawn, strict=True):
             save_whole(image, folder / job.file)
     RunFolder(folder).write_json("pictures.json", [vars(job) for job in jobs])

@@ -27,7 +27,7 @@ from dreambooth.evaluation.benchmark_plan import Member, Plan, Settings
 from dreambooth.evaluation.report import versions
 from dreambooth.evaluation.scores import Score, read_csv, read_json, write_csv
 from dreambooth.evaluation.suite import subject_prompts
-from dreambooth.evaluation.variants import BASE, applies
+from dreambooth.evaluation.variants import applies, variant_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -101,7 +101,7 @@ class Cell:
             return 1.0
         wanted = settings.prompts * settings.images_per_prompt + settings.class_images
         drawn = sum(1 for name in ("pictures", "class") for _ in (self.folder / name).glob("*.webp"))
-        if self.method == BASE:
+        if not variant_of(self.method, settings.own.get(self.method, {})).trains:
             return 0.95 * drawn / wanted
         return 0.7 * (1.0 if drawn else self._trained()) + 0.25 * drawn / wanted
 

@@ -14,16 +14,20 @@ from dreambooth.evaluation import bootstrap
 from dreambooth.evaluation.bootstrap import Interval, percent, told
 from dreambooth.evaluation.scores import REAL, Score, per_subject
 from dreambooth.evaluation.variants import (
+    ADAPTED,
     BASE,
     DREAMBOOTH,
     NO_NOUN,
     NO_PRIOR,
     PHOTOS,
     TEXTUAL_INVERSION,
+    TRUTH,
     VARIANTS,
     WRONG_NOUN,
 )
 
+# Rows of Table 1 for methods that the paper does not have, where they were run.
+OTHERS = {**dict(zip(ADAPTED, ("LoRA", "DoRA", "Pivotal tuning"), strict=True)), TRUTH: "True renders"}
 # What the columns are called, and which way is better.
 METRIC_TITLES = {"dino": "DINO ↑", "clip-i": "CLIP-I ↑", "clip-t": "CLIP-T ↑", "pres": "PRES ↓", "div": "DIV ↑"}
 NOT_RUN = "not run"
@@ -154,9 +158,10 @@ class Table:
 
 def make_tables(scores: Sequence[Score]) -> list[Table]:
     """All tables, those whose methods were not run too: a gap is told, not hidden."""
-    own = [name for name in dict.fromkeys(score.method for score in scores) if name not in VARIANTS and name != REAL]
+    run = dict.fromkeys(score.method for score in scores)
+    own = [name for name in run if name in OTHERS or (name not in VARIANTS and name != REAL)]
     values = {key: per_subject(group, *key) for key, group in _groups(scores).items()}
-    methods = replace(TABLES[0], rows=(*TABLES[0].rows, *(RowSpec(name, name) for name in own)))
+    methods = replace(TABLES[0], rows=(*TABLES[0].rows, *(RowSpec(name, OTHERS.get(name, name)) for name in own)))
     tables = [make_table(spec, values) for spec in (methods, *TABLES[1:])]
     if share := bootstrap.ratio(values.get((DREAMBOOTH, "dino"), {}), values.get((REAL, "dino"), {})):
         tables[0].notes.append(

@@ -14,7 +14,7 @@ from dreambooth.errors import ConfigError
 from dreambooth.prompts import INSTANCE_TEMPLATE
 from dreambooth.seeding import derive
 
-DREAMBOOTH, TEXTUAL_INVERSION, BASE, REAL = "dreambooth", "textual-inversion", "base", "real"
+DREAMBOOTH, TEXTUAL_INVERSION, BASE, TRUTH, REAL = "dreambooth", "textual-inversion", "base", "truth", "real"
 ADAPTED = ("lora", "dora", "pivotal")
 NO_NOUN_PHRASE = "{identifier}"
 NO_PRIOR, WRONG_NOUN, NO_NOUN = "dreambooth-no-prior", "dreambooth-wrong-noun", "dreambooth-no-noun"
@@ -50,8 +50,8 @@ class Variant:
 
     @property
     def trains(self) -> bool:
-        """Whether a model is trained: not for the untouched one, which draws the class noun alone."""
-        return self.name != BASE
+        """Whether a model is trained. The untouched one draws the class noun alone; the truth needs none."""
+        return self.name not in (BASE, TRUTH)
 
 
 def _same(config: TrainConfig) -> TrainConfig:
@@ -103,6 +103,7 @@ VARIANTS: dict[str, Variant] = {
         Variant(DREAMBOOTH, _same),
         Variant(TEXTUAL_INVERSION, _textual_inversion),
         Variant(BASE, _same),
+        Variant(TRUTH, _same),
         *(Variant(name, partial(_adapted, name)) for name in ADAPTED),
         Variant(NO_PRIOR, _without_prior),
         Variant(WRONG_NOUN, _wrong_noun),

@@ -99,7 +99,7 @@ def finer(judge: CLIPModel, patch: int) -> CLIPModel:
     old, size = vision.patch_size, vision.image_size
     if patch > old or size % patch:
         raise ModelError(f"A judge of {size} px with patches of {old} px cannot have patches of {patch} px.")
-    config = copy.deepcopy(judge.config)
+    config: Any = copy.deepcopy(judge.config)
     config.vision_config.patch_size = patch
     state = judge.state_dict()
     kernel = "vision_model.embeddings.patch_embedding.weight"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from dreambooth.evaluation.suite import Suite
+    from dreambooth.toybox.world import Scene
 
 # DreamBench's subjects by class: 21 objects and 9 live ones.
 SPREAD = {
@@ -28,31 +34,77 @@ SPREAD = {
     "vase": 1,
 }
 # Numbers among the individuals that are held out from all training, far from those of demos and examples.
-REPORTED_FROM, TUNING_FROM = 500_000, 700_000
+FIRST = {"toybox": 500_000, "toybox-tuning": 700_000}
 PHOTOS = 5
 
 
 def suites() -> dict[str, Callable[[], Suite]]:
     """Both suites by name; nothing is rendered before a subject's photos are asked for."""
-    return {
-        "toybox": lambda: make_suite("toybox", REPORTED_FROM),
-        "toybox-tuning": lambda: make_suite("toybox-tuning", TUNING_FROM),
-    }
+    return {name: partial(make_suite, name) for name in FIRST}
 
 
-def make_suite(name: str, first_individual: int) -> Suite:
-    """DreamBench's classes, each individual with a number of its own from `first_individual` on."""
+def make_suite(suite: str) -> Suite:
+    """DreamBench's classes, each individual with a number of its own."""
     from dreambooth.evaluation.suite import Suite, SuiteSubject
     from dreambooth.subject import is_live
 
-    members = [(noun, number) for noun, count in SPREAD.items() for number in range(1, count + 1)]
     return Suite(
-        name,
+        suite,
         tuple(
-            SuiteSubject(f"{noun.replace(' ', '-')}-{number}", noun, is_live(noun), _photos(noun, individual))
-            for individual, (noun, number) in enumerate(members, first_individual)
+            SuiteSubject(name, noun, is_live(noun), _photos(noun, individual))
+            for name, noun, individual in _individuals(suite)
         ),
     )
+
+
+def _individuals(suite: str) -> Iterator[tuple[str, str, int]]:
+    """Name, class noun and number of each subject."""
+    members = [(noun, number) for noun, count in SPREAD.items() for number in range(1, count + 1)]
+    for individual, (noun, number) in enumerate(members, FIRST[suite]):
+        yield f"{noun.replace(' ', '-')}-{number}", noun, individual
+
+
+def true_pictures(suite: str, name: str, size: int) -> Callable[[Sequence[str], Sequence[int]], list[Image]]:
+    """What a perfect method would draw of a subject: renders, of `size` pixels a side, of DreamBench's templates.
+
+    "{subject}" in a template is the individual itself, seen from anywhere in front; "{class}" is another of its class.
+    The function returned raises ConfigError for words that the world does not have.
+    """
+    from dreambooth.toybox.pictures import rendered
+
+    noun, individual = next((noun, number) for other, noun, number in _individuals(suite) if other == name)
+
+    def draw(templates: Sequence[str], seeds: Sequence[int]) -> list[Image]:
+        scenes = [scene_of(template, noun, individual, seed) for template, seed in zip(templates, seeds, strict=True)]
+        return rendered(size)(scenes)
+
+    return draw
+
+
+def scene_of(template: str, class_noun: str, individual: int, seed: int) -> Scene:
+    """The scene that a template of one detail, or of none, speaks of: what `captions.caption` says, read backwards.
+
+    >>> scene_of("a {subject} wearing a red hat", "dog", individual=7, seed=0).accessory
+    'red hat'
+
+    Raises ConfigError for words that the world does not have.
+    """
+    from dreambooth import prompts
+    from dreambooth.errors import ConfigError
+    from dreambooth.toybox import captions, claims
+    from dreambooth.toybox.world import Scene
+
+    if "{subject}" not in template:
+        individual = random.Random(f"another/{seed}").choice(captions.HELD_OUT_INDIVIDUALS)
+    plain = Scene(class_noun, individual, seed=seed)
+    said = prompts.fill(template, None, class_noun)
+    details: list[dict[str, str]] = [{}]
+    for name in ("context", "accessory", "property"):
+        details += [{name: value} for value in claims.VALUES[name]]
+    for detail in details:
+        if captions.caption(scene := replace(plain, **detail)) == said:
+            return scene
+    raise ConfigError(f"The embedded world cannot show {said!r}; it knows the prompts of DreamBench.")
 
 
 def _photos(class_noun: str, individual: int) -> Callable[[Path], Sequence[Path]]:
