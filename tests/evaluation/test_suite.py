@@ -3,7 +3,6 @@
 import doctest
 import shutil
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from dreambooth.errors import ConfigError
 from dreambooth.evaluation import suite
 from dreambooth.evaluation.suite import find_suite, read_dreambench, read_folder, subject_prompts
 from dreambooth.subject import inspect
-from dreambooth.toybox import captions, pictures
+from dreambooth.toybox import captions, pictures, world
 from dreambooth.toybox.suites import FIRST, SPREAD, scene_of, suites, true_pictures
 from dreambooth.toybox.world import Scene
 
@@ -167,15 +166,23 @@ class TestTheTruth:
         with pytest.raises(ConfigError, match="cannot show 'a dog on the moon'"):
             scene_of("a {subject} on the moon", "dog", 7, 0)
 
-    def test_the_subject_of_that_name_is_drawn(self, monkeypatch: pytest.MonkeyPatch):
+    def test_the_photographed_individual_is_drawn(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         asked: list[tuple[int, Scene]] = []
+        photographed: list[int] = []
+        take = world.photos
+
+        def photos(class_noun: str, individual: int, count: int, size: int, place: str | None) -> world.Pictures:
+            photographed.append(individual)
+            return take(class_noun, individual, 1, 16, place)
+
+        monkeypatch.setattr(world, "photos", photos)
         monkeypatch.setattr(pictures, "rendered", lambda size: lambda scenes: [asked.append((size, s)) for s in scenes])
-        true_pictures("toybox", "can-1", 32)(["a red {subject}", "a {class}"], [5, 6])
-        true_pictures("toybox-tuning", "can-1", 32)(["a red {subject}"], [5])
-        number = sum(list(SPREAD.values())[: list(SPREAD).index("can")])
-        red = Scene("can", FIRST["toybox"] + number, property="red", seed=5)
-        assert asked[0] == (32, red) and asked[1][1].individual != red.individual
-        assert asked[2][1] == replace(red, individual=FIRST["toybox-tuning"] + number)
+        for name, make in suites().items():
+            next(one for one in make().subjects if one.name == "can-1").photos(tmp_path / name)
+            true_pictures(name, "can-1", 32)(["a red {subject}", "a {class}"], [5, 6])
+        assert asked[0] == (32, Scene("can", photographed[0], property="red", seed=5))
+        assert asked[2][1].individual == photographed[1] != photographed[0]
+        assert not {asked[1][1].individual, asked[3][1].individual} & set(photographed)
 
 
 def test_subjects_are_spread_over_the_suite():

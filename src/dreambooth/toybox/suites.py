@@ -58,7 +58,7 @@ def make_suite(suite: str) -> Suite:
 
 
 def _individuals(suite: str) -> Iterator[tuple[str, str, int]]:
-    """Name, class noun and number of each subject."""
+    """Name, class noun and number of each subject, among the individuals that are held out."""
     members = [(noun, number) for noun, count in SPREAD.items() for number in range(1, count + 1)]
     for individual, (noun, number) in enumerate(members, FIRST[suite]):
         yield f"{noun.replace(' ', '-')}-{number}", noun, individual
@@ -70,9 +70,11 @@ def true_pictures(suite: str, name: str, size: int) -> Callable[[Sequence[str], 
     "{subject}" in a template is the individual itself, seen from anywhere in front; "{class}" is another of its class.
     The function returned raises ConfigError for words that the world does not have.
     """
+    from dreambooth.toybox.captions import HELD_OUT_INDIVIDUALS
     from dreambooth.toybox.pictures import rendered
 
-    noun, individual = next((noun, number) for other, noun, number in _individuals(suite) if other == name)
+    noun, number = next((noun, number) for other, noun, number in _individuals(suite) if other == name)
+    individual = HELD_OUT_INDIVIDUALS[number]
 
     def draw(templates: Sequence[str], seeds: Sequence[int]) -> list[Image]:
         scenes = [scene_of(template, noun, individual, seed) for template, seed in zip(templates, seeds, strict=True)]
