@@ -429,6 +429,7 @@ class TestTheTruth:
         plan = Plan(settings=settings(tiny_model, judges, suite="toybox"), methods=["truth"], members=members)
         results = Results(tmp_path)
         set_up(results, plan, [subject], False, Display(quiet=True))
+        benchmark.keep_truth(results, plan, [subject], Display(quiet=True))
         finish(results)
         (cell,) = results.all_cells(plan)
         found = [(score.method, score.metric) for score in read_json(cell.scores)]
@@ -440,9 +441,14 @@ class TestTheTruth:
         assert {picture.image.size for picture in drawn} == {photo.size}
         assert [picture.prompt for picture in drawn[::2]] == list(subject_prompts(subject.live, 2))
 
-    def test_it_is_known_of_rendered_suites_alone(self):
-        with pytest.raises(ConfigError, match="of the suites toybox and toybox-tuning alone, not of dreambench; leave"):
-            check_settings(Settings(suite="dreambench"), ["dreambooth", "truth"])
+    def test_it_is_known_of_rendered_suites_alone(
+        self, tiny_model: Path, suite: Path, judges: dict[str, str], tmp_path: Path
+    ):
+        results = prepared(tmp_path / "out", suite, settings(tiny_model, judges), ["truth"], count=1)
+        with pytest.raises(ConfigError, match="such as toybox, and not of pets; leave truth out"):
+            benchmark.keep_truth(results, results.plan(), read_folder(suite).subjects[:1], Display(quiet=True))
+        work(results)
+        assert "give the benchmark's own command again" in results.all_cells(results.plan())[0].failure.read_text()
 
 
 class TestWrongTurns:

@@ -13,7 +13,7 @@ from dreambooth.evaluation import suite
 from dreambooth.evaluation.suite import find_suite, read_dreambench, read_folder, subject_prompts
 from dreambooth.subject import inspect
 from dreambooth.toybox import captions, pictures, world
-from dreambooth.toybox.suites import FIRST, SPREAD, scene_of, suites, true_pictures
+from dreambooth.toybox.suites import FIRST, SPREAD, scene_of, suites
 from dreambooth.toybox.world import Scene
 
 OFFICIAL = Path(__file__).parents[3] / "shared" / "dreambench"
@@ -154,17 +154,17 @@ class TestTheTruth:
     @pytest.mark.parametrize("noun", ["dog", "stuffed animal", "can"])
     def test_every_prompt_of_dreambench_is_a_scene(self, noun: str):
         for template in subject_prompts(noun == "dog", 25):
-            scene = scene_of(template, noun, 7, 3)
+            scene = scene_of(template, 3, noun, 7)
             assert captions.caption(scene) == prompts.fill(template, None, noun)
             assert (scene.individual, scene.seed) == (7, 3)
 
     def test_the_class_is_somebody_else_each_time(self):
-        others = {scene_of("a {class}", "dog", 7, seed).individual for seed in range(5)}
+        others = {scene_of("a {class}", seed, "dog", 7).individual for seed in range(5)}
         assert len(others) == 5 and 7 not in others and others < set(captions.HELD_OUT_INDIVIDUALS)
 
     def test_words_that_the_world_does_not_have(self):
         with pytest.raises(ConfigError, match="cannot show 'a dog on the moon'"):
-            scene_of("a {subject} on the moon", "dog", 7, 0)
+            scene_of("a {subject} on the moon", 0, "dog", 7)
 
     def test_the_photographed_individual_is_drawn(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         asked: list[tuple[int, Scene]] = []
@@ -178,8 +178,10 @@ class TestTheTruth:
         monkeypatch.setattr(world, "photos", photos)
         monkeypatch.setattr(pictures, "rendered", lambda size: lambda scenes: [asked.append((size, s)) for s in scenes])
         for name, make in suites().items():
-            next(one for one in make().subjects if one.name == "can-1").photos(tmp_path / name)
-            true_pictures(name, "can-1", 32)(["a red {subject}", "a {class}"], [5, 6])
+            can = next(one for one in make().subjects if one.name == "can-1")
+            can.photos(tmp_path / name)
+            assert can.truth is not None
+            can.truth(32, ["a red {subject}", "a {class}"], [5, 6])
         assert asked[0] == (32, Scene("can", photographed[0], property="red", seed=5))
         assert asked[2][1].individual == photographed[1] != photographed[0]
         assert not {asked[1][1].individual, asked[3][1].individual} & set(photographed)

@@ -22,17 +22,16 @@ from dreambooth.backbones.protocol import Backbone, Sampling
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import TrainConfig
 from dreambooth.drawing import Picture
-from dreambooth.errors import DreamBoothError, Interrupted
+from dreambooth.errors import ConfigError, DreamBoothError, Interrupted, RunError
 from dreambooth.evaluation.benchmark_plan import Plan, Settings, train_config
 from dreambooth.evaluation.benchmark_setup import make_judges
 from dreambooth.evaluation.results import Cell, Job, Results, numbered, read_picture
 from dreambooth.evaluation.scores import score_real, score_subject, write_json
-from dreambooth.evaluation.suite import class_by_class
+from dreambooth.evaluation.suite import SuiteSubject, class_by_class
 from dreambooth.evaluation.variants import TRUTH
 from dreambooth.plan import resolve_defaults
 from dreambooth.prepare import load_model
 from dreambooth.run import Run, sampling_of
-from dreambooth.toybox.suites import true_pictures
 from dreambooth.ui import Display
 
 if TYPE_CHECKING:
@@ -133,29 +132,19 @@ class Bench:
 
     def draw(self, cell: Cell) -> None:
         """Trains and draws what is not there yet."""
-        settings = self.plan.settings
-        sets = [
-            (cell.folder / "pictures", cell.templates(settings)),
-            (cell.folder / "class", cell.class_templates(settings)),
-        ]
-        missing = [(folder, templates) for folder, templates in sets if not complete(folder, len(templates))]
-        if not missing:
-            return
-        artist = self.artist(cell)
-        with cell.record().timed("draw"):
-            for folder, templates in missing:
-                jobs = list(numbered(templates, (artist.fill(template) for template, _ in templates)))
-                draw_missing(artist, jobs, folder)
+        if missing := missing_sets(cell, self.plan.settings):
+            artist = self.artist(cell)
+            with cell.record().timed("draw"):
+                for folder, templates in missing:
+                    draw_set(artist, templates, folder)
 
     def artist(self, cell: Cell) -> Artist:
-        """The cell's model: trained now, or gone on with, or the untouched one; or the renderer of the truth."""
+        """The cell's model: trained now, or gone on with, or the untouched one."""
         photos = self.results.photo_files(cell.member.name)
         config = train_config(self.plan, cell.member, cell.method, photos, cell.run)
         variant = self.plan.variant(cell.method)
         if variant.name == TRUTH:
-            side = read_picture(photos[0]).width
-            renderer = true_pictures(self.plan.settings.suite, cell.member.name, side)
-            return Artist(renderer, lambda template: template, config.sample_batch_size)
+            raise RunError(f"True pictures of {cell.member.name} are missing; give the benchmark's own command again.")
         if not variant.trains:
             backbone = load_model(config)
             sampling = sampling_of(resolve_defaults(config, backbone.spec))
@@ -185,6 +174,43 @@ class Bench:
                 class_noun=member.class_noun,
             )
         write_json(scores, cell.scores)
+
+
+def keep_truth(results: Results, plan: Plan, subjects: Sequence[SuiteSubject], display: Display) -> None:
+    """Draws the true pictures that the plan asks for: only the suite can, and workers do not have it.
+
+    Raises ConfigError when the suite does not know what a perfect method would draw.
+    """
+    if TRUTH not in plan.methods:
+        return
+    with display.track("true pictures", len(subjects)) as advance:
+        for subject in subjects:
+            if subject.truth is None:
+                raise ConfigError(
+                    f"What a perfect method would draw is known of rendered suites, such as toybox, and not of "
+                    f"{plan.settings.suite}; leave {TRUTH} out of --methods."
+                )
+            side = results.photos(subject.name)[0].width
+            artist = Artist(partial(subject.truth, side), lambda template: template, 8)
+            for cell in results.all_cells(plan):
+                if (cell.member.name, cell.method) == (subject.name, TRUTH):
+                    for folder, templates in missing_sets(cell, plan.settings):
+                        draw_set(artist, templates, folder)
+            advance(1, subject.name)
+
+
+def missing_sets(cell: Cell, settings: Settings) -> list[tuple[Path, list[tuple[str, int]]]]:
+    """Folder, and templates and seeds, of what is not wholly drawn: pictures of the subject, of the class."""
+    sets = [
+        (cell.folder / "pictures", cell.templates(settings)),
+        (cell.folder / "class", cell.class_templates(settings)),
+    ]
+    return [(folder, templates) for folder, templates in sets if not complete(folder, len(templates))]
+
+
+def draw_set(artist: Artist, templates: Sequence[tuple[str, int]], folder: Path) -> None:
+    """The pictures of templates and seeds."""
+    draw_missing(artist, list(numbered(templates, (artist.fill(template) for template, _ in templates))), folder)
 
 
 def trained(config: TrainConfig, path: Path) -> Run:

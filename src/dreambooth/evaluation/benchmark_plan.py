@@ -10,9 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dreambooth.config import TrainConfig, make_config
 from dreambooth.errors import ConfigError
-from dreambooth.evaluation.variants import TRUTH, Variant, variant_of
+from dreambooth.evaluation.variants import Variant, variant_of
 from dreambooth.seeding import derive
-from dreambooth.toybox.suites import suites
 
 SEEDS = 2**31  # so that a seed is readable in a table and fits every program's seed field
 # Settings of the runs that are the benchmark's own to decide.
@@ -94,13 +93,7 @@ def train_config(plan: Plan, member: Member, method: str, photos: Sequence[Path]
 
 
 def check_settings(settings: Settings, methods: Sequence[str]) -> None:
-    """Raises ConfigError when the training settings of a method are not valid, or not a benchmark's to give, and when
-    the truth is asked for of a suite of which it is not known."""
-    if TRUTH in methods and settings.suite not in suites():
-        raise ConfigError(
-            f"What a perfect method would draw is known of the suites {' and '.join(suites())} alone, not of "
-            f"{settings.suite}; leave {TRUTH} out of --methods."
-        )
+    """Raises ConfigError when the training settings of a method are not valid, or not a benchmark's to give."""
     for values in (settings.train, *settings.own.values()):
         if taken := [name for name in values if name in DECIDED]:
             raise ConfigError(f"A benchmark decides {', '.join(taken)} by itself; leave it out of the --config file.")

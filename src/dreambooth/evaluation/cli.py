@@ -142,7 +142,7 @@ def _conduct(
     results: Results, plan: Plan, subjects: Sequence[SuiteSubject], workers: int | None, rescore: bool, display: Display
 ) -> None:
     """From the plan to the tables. Raises the DreamBoothError of whatever cannot work, and of runs that failed."""
-    from dreambooth.evaluation.benchmark import held
+    from dreambooth.evaluation.benchmark import held, keep_truth
     from dreambooth.evaluation.benchmark_setup import make_folder, set_up
     from dreambooth.evaluation.results import write_results
     from dreambooth.evaluation.tables_page import failures, write_tables
@@ -156,6 +156,7 @@ def _conduct(
                 f"`dreambooth benchmark-worker {results.path}`."
             )
         judges = set_up(results, plan, subjects, rescore, display)
+        keep_truth(results, plan, subjects, display)
         run_workers(results, plan, workers or default_workers(plan.device, plan.settings.model), display)
         write_results(results, plan, judges)
     if any(not cell.failure.exists() for cell in results.all_cells(plan)):

@@ -14,11 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dreambooth import prompts
 from dreambooth.errors import ConfigError
 from dreambooth.subject import clean_class_noun, is_live
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 DREAMBENCH = "dreambench"
 DREAMBENCH_FILE = "prompts_and_classes.txt"
@@ -31,12 +34,14 @@ class SuiteSubject:
     """One subject; `name` is the name of its folder, and `live` says which 25 prompts are its own.
 
     `photos` gives the photo files or folders; one whose photos have to be made puts them into the folder it is given.
+    `truth`, where it is known, draws what a perfect method would: (pixels a side, templates, seeds) to pictures.
     """
 
     name: str
     class_noun: str
     live: bool
     photos: Callable[[Path], Sequence[Path]]
+    truth: Callable[[int, Sequence[str], Sequence[int]], list[Image]] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,45 +48,41 @@ def make_suite(suite: str) -> Suite:
     from dreambooth.evaluation.suite import Suite, SuiteSubject
     from dreambooth.subject import is_live
 
+    members = [(noun, number) for noun, count in SPREAD.items() for number in range(1, count + 1)]
     return Suite(
         suite,
         tuple(
-            SuiteSubject(name, noun, is_live(noun), _photos(noun, individual))
-            for name, noun, individual in _individuals(suite)
+            SuiteSubject(
+                f"{noun.replace(' ', '-')}-{number}",
+                noun,
+                is_live(noun),
+                _photos(noun, individual),
+                partial(true_pictures, noun, individual),
+            )
+            for individual, (noun, number) in enumerate(members, FIRST[suite])
         ),
     )
 
 
-def _individuals(suite: str) -> Iterator[tuple[str, str, int]]:
-    """Name, class noun and number of each subject, among the individuals that are held out."""
-    members = [(noun, number) for noun, count in SPREAD.items() for number in range(1, count + 1)]
-    for individual, (noun, number) in enumerate(members, FIRST[suite]):
-        yield f"{noun.replace(' ', '-')}-{number}", noun, individual
-
-
-def true_pictures(suite: str, name: str, size: int) -> Callable[[Sequence[str], Sequence[int]], list[Image]]:
+def true_pictures(
+    class_noun: str, individual: int, size: int, templates: Sequence[str], seeds: Sequence[int]
+) -> list[Image]:
     """What a perfect method would draw of a subject: renders, of `size` pixels a side, of DreamBench's templates.
 
     "{subject}" in a template is the individual itself, seen from anywhere in front; "{class}" is another of its class.
-    The function returned raises ConfigError for words that the world does not have.
+    Raises ConfigError for words that the world does not have.
     """
     from dreambooth.toybox.captions import HELD_OUT_INDIVIDUALS
     from dreambooth.toybox.pictures import rendered
 
-    noun, number = next((noun, number) for other, noun, number in _individuals(suite) if other == name)
-    individual = HELD_OUT_INDIVIDUALS[number]
-
-    def draw(templates: Sequence[str], seeds: Sequence[int]) -> list[Image]:
-        scenes = [scene_of(template, noun, individual, seed) for template, seed in zip(templates, seeds, strict=True)]
-        return rendered(size)(scenes)
-
-    return draw
+    shown = HELD_OUT_INDIVIDUALS[individual]
+    return rendered(size)([scene_of(*said, class_noun, shown) for said in zip(templates, seeds, strict=True)])
 
 
-def scene_of(template: str, class_noun: str, individual: int, seed: int) -> Scene:
+def scene_of(template: str, seed: int, class_noun: str, individual: int) -> Scene:
     """The scene that a template of one detail, or of none, speaks of: what `captions.caption` says, read backwards.
 
-    >>> scene_of("a {subject} wearing a red hat", "dog", individual=7, seed=0).accessory
+    >>> scene_of("a {subject} wearing a red hat", 0, "dog", individual=7).accessory
     'red hat'
 
     Raises ConfigError for words that the world does not have.
