@@ -168,7 +168,7 @@ def judges(
     seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on where the work folder stands, or train anew.")] = True,
 ) -> None:
-    """Train the judges of the embedded world, toybox-clip and toybox-dino, from nothing; goes on where it stopped."""
+    """Train the judges of the embedded world, toybox-clip and toybox-dino; goes on where it stopped."""
     from dreambooth.backbones import hush
 
     hush()

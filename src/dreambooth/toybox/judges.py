@@ -47,7 +47,7 @@ WATCHED = 230
 
 @dataclass(frozen=True)
 class JudgesConfig:
-    """What is trained, on how much, for how long; the defaults take about an hour on a free core."""
+    """What is trained, on how much, for how long; the defaults take about four hours on a free core."""
 
     images: int = 20_480
     individuals: int = 10_240
@@ -76,12 +76,12 @@ def train(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if config.only != "dino":
-        _train_clip(out, config, work, device, resume, log)
+        _make_clip(out, config, work, device, resume, log)
     if config.only != "clip":
-        _train_dino(out, config, work, device, resume, log)
+        _make_dino(out, config, work, device, resume, log)
 
 
-def _train_clip(out: Path, config: JudgesConfig, work: Path, device: str, resume: bool, log: Log) -> None:
+def _make_clip(out: Path, config: JudgesConfig, work: Path, device: str, resume: bool, log: Log) -> None:
     words = pretrain.learn_words()
     judge = train_clip(words, config, work, device, resume, log)
     save_clip(out / "toybox-clip", judge.module, words)
@@ -98,7 +98,7 @@ def _train_clip(out: Path, config: JudgesConfig, work: Path, device: str, resume
     log(f"saved {out / 'toybox-clip'}")
 
 
-def _train_dino(out: Path, config: JudgesConfig, work: Path, device: str, resume: bool, log: Log) -> None:
+def _make_dino(out: Path, config: JudgesConfig, work: Path, device: str, resume: bool, log: Log) -> None:
     teacher = train_dino(config, work, device, resume, log)
     backbone = teacher.module.teacher.backbone
     save_dino(out / "toybox-dino", backbone)
