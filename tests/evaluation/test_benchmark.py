@@ -444,11 +444,18 @@ class TestTheTruth:
     def test_it_is_known_of_rendered_suites_alone(
         self, tiny_model: Path, suite: Path, judges: dict[str, str], tmp_path: Path
     ):
-        results = prepared(tmp_path / "out", suite, settings(tiny_model, judges), ["truth"], count=1)
         with pytest.raises(ConfigError, match="such as toybox, and not of pets; leave truth out"):
-            benchmark.keep_truth(results, results.plan(), read_folder(suite).subjects[:1], Display(quiet=True))
+            prepared(tmp_path / "out", suite, settings(tiny_model, judges), ["truth"], count=1)
+        assert not list((tmp_path / "out").iterdir()), "before anything is kept"
+
+    def test_a_worker_alone_cannot_draw_it(self, tiny_model: Path, judges: dict[str, str], tmp_path: Path):
+        subject = suites()["toybox"]().choose(1)[0]
+        members = [Member(name=subject.name, class_noun=subject.class_noun, live=subject.live)]
+        plan = Plan(settings=settings(tiny_model, judges, suite="toybox"), methods=["truth"], members=members)
+        results = Results(tmp_path)
+        set_up(results, plan, [subject], False, Display(quiet=True))
         work(results)
-        assert "give the benchmark's own command again" in results.all_cells(results.plan())[0].failure.read_text()
+        assert "give the benchmark's own command again" in results.all_cells(plan)[0].failure.read_text()
 
 
 class TestWrongTurns:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer, ViTImageProcessor, ViTModel
 
-from dreambooth.errors import ModelError
+from dreambooth.errors import ModelError, TrainingError
 from dreambooth.toybox import (
     captions,
     cards,
@@ -254,6 +254,17 @@ def test_a_judge_goes_on_from_a_coarser_one(words: CLIPTokenizer, tmp_path: Path
     made, expected = CLIPModel.from_pretrained(tmp_path / "out" / "toybox-clip"), clip.finer(coarse, 8).state_dict()
     for name, value in made.state_dict().items():
         torch.testing.assert_close(value, expected[name], atol=2e-3, rtol=1e-3, msg=name)
+
+
+@pytest.mark.usefixtures("small")
+def test_the_state_of_another_network_is_refused(tmp_path: Path) -> None:
+    def trained(towers: clip.Towers) -> None:
+        config = replace(TINY, only="clip", towers=towers)
+        judges.train(tmp_path / "out", config, work=tmp_path / "work", device="cpu", log=lambda line: None)
+
+    trained(SMALL)
+    with pytest.raises(TrainingError, match=r"clip\.pt is the state of another network.*--no-resume"):
+        trained(replace(SMALL, patch=16))
 
 
 @pytest.mark.usefixtures("small")

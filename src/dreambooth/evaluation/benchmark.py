@@ -22,7 +22,7 @@ from dreambooth.backbones.protocol import Backbone, Sampling
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import TrainConfig
 from dreambooth.drawing import Picture
-from dreambooth.errors import ConfigError, DreamBoothError, Interrupted, RunError
+from dreambooth.errors import DreamBoothError, Interrupted, RunError
 from dreambooth.evaluation.benchmark_plan import Plan, Settings, train_config
 from dreambooth.evaluation.benchmark_setup import make_judges
 from dreambooth.evaluation.results import Cell, Job, Results, numbered, read_picture
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dreambooth.evaluation.encoders import Judges
+
+BATCH = 8
+"""True pictures drawn between two looks at what is there already."""
 
 
 def work(results: Results, judge: Callable[[Settings, str], Judges] = make_judges) -> None:
@@ -140,11 +143,11 @@ class Bench:
 
     def artist(self, cell: Cell) -> Artist:
         """The cell's model: trained now, or gone on with, or the untouched one."""
-        photos = self.results.photo_files(cell.member.name)
-        config = train_config(self.plan, cell.member, cell.method, photos, cell.run)
         variant = self.plan.variant(cell.method)
         if variant.name == TRUTH:
             raise RunError(f"True pictures of {cell.member.name} are missing; give the benchmark's own command again.")
+        photos = self.results.photo_files(cell.member.name)
+        config = train_config(self.plan, cell.member, cell.method, photos, cell.run)
         if not variant.trains:
             backbone = load_model(config)
             sampling = sampling_of(resolve_defaults(config, backbone.spec))
@@ -177,25 +180,20 @@ class Bench:
 
 
 def keep_truth(results: Results, plan: Plan, subjects: Sequence[SuiteSubject], display: Display) -> None:
-    """Draws the true pictures that the plan asks for: only the suite can, and workers do not have it.
-
-    Raises ConfigError when the suite does not know what a perfect method would draw.
-    """
-    if TRUTH not in plan.methods:
+    """Draws the true pictures that the plan asks for: only the suite can, and workers do not have it."""
+    cells = {cell.member.name: cell for cell in results.all_cells(plan) if cell.method == TRUTH}
+    wanted = [subject for subject in subjects if subject.name in cells]
+    missing = [subject for subject in wanted if missing_sets(cells[subject.name], plan.settings)]
+    if not missing:
         return
-    with display.track("true pictures", len(subjects)) as advance:
-        for subject in subjects:
-            if subject.truth is None:
-                raise ConfigError(
-                    f"What a perfect method would draw is known of rendered suites, such as toybox, and not of "
-                    f"{plan.settings.suite}; leave {TRUTH} out of --methods."
-                )
-            side = results.photos(subject.name)[0].width
-            artist = Artist(partial(subject.truth, side), lambda template: template, 8)
-            for cell in results.all_cells(plan):
-                if (cell.member.name, cell.method) == (subject.name, TRUTH):
-                    for folder, templates in missing_sets(cell, plan.settings):
-                        draw_set(artist, templates, folder)
+    with display.track("true pictures", len(missing)) as advance:
+        for subject in missing:
+            cell, side = cells[subject.name], results.photos(subject.name)[0].width
+            assert subject.truth is not None  # `set_up` has refused it
+            artist = Artist(partial(subject.truth, side), lambda template: template, BATCH)
+            with cell.record().timed("draw"):
+                for folder, templates in missing_sets(cell, plan.settings):
+                    draw_set(artist, templates, folder)
             advance(1, subject.name)
 
 

@@ -15,6 +15,7 @@ from dreambooth.errors import ConfigError, PhotoError, RunError
 from dreambooth.evaluation.benchmark_plan import Plan, Settings, check_settings
 from dreambooth.evaluation.results import Results, judges_of
 from dreambooth.evaluation.suite import SuiteSubject
+from dreambooth.evaluation.variants import TRUTH
 from dreambooth.subject import inspect, make_subject
 from dreambooth.ui import Display
 
@@ -31,6 +32,11 @@ def set_up(
     Raises the DreamBoothError of whatever cannot work.
     """
     check_settings(plan.settings, plan.methods)
+    if TRUTH in plan.methods and any(subject.truth is None for subject in subjects):
+        raise ConfigError(
+            "What a perfect method would draw is known of rendered suites, such as toybox, and not of "
+            f"{plan.settings.suite}; leave {TRUTH} out of --methods."
+        )
     judges = known_judges(make_judges(plan.settings, plan.device))
     results.begin(plan, other_judges=rescore)
     if rescore:

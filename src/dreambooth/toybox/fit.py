@@ -78,6 +78,7 @@ def fit(
     Every few minutes the whole state goes to `folder/<name>.pt`, and `sheet(average, png)` may paint what the
     averaged weights can do. With `resume` a state that is there goes on, within the budget counted from its start.
     Under torchrun every process takes a share of the batch (see `processes`); the first one writes.
+    Raises TrainingError for a state of another network, and when the loss is not finite.
     """
     rank = processes()[0]
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,9 +88,15 @@ def fit(
     step, spent, recent = 0, 0.0, math.nan
     if resume and path.exists():
         state = torch.load(path, map_location=next(module.parameters()).device, weights_only=True)
-        module.load_state_dict(state["module"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        try:
+            module.load_state_dict(state["module"])
+            average.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise TrainingError(
+                f"{path} is the state of another network than this {name}; train anew by --no-resume, or give another "
+                "--work."
+            ) from error
         step, spent, recent = state["step"], state["seconds"], state["loss"]
         log(f"{name}: resumed at step {step}")
     clock = _Clock(spent)
