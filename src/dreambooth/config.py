@@ -130,6 +130,13 @@ class TrainConfig(BaseModel):
     unprompted_share: float | None = Field(
         None, ge=0, le=1, description="Share of the prior rows that keep what guidance starts from; by model."
     )
+    composed_share: float | None = Field(
+        None, ge=0, le=1, description="Share of the photos' rows that keep the other words of a prompt; by model."
+    )
+    composed_scale: float = Field(2.0, gt=0, description="How strongly they do; 1 is what the words mean to the model.")
+    composed_prompts: list[str] | None = Field(
+        None, description="The prompts, of {subject}, that those words are in; by class noun."
+    )
     prior_dir: str | None = Field(None, description="Folder of the prior set; a shared cache by default.")
     prior_sampler: SamplerName | None = Field(None, description="Sampler of the prior samples.")
     prior_steps: int = Field(25, ge=1, le=1000, description="Sampling steps of a prior sample.")
@@ -273,6 +280,9 @@ class TrainConfig(BaseModel):
             raise ValueError("instance_prompt must contain {subject}, or nothing would bind to the identifier")
         if any(name in self.class_prompt for name in named):
             raise ValueError("class_prompt must not contain {subject}: the prior is the class without the subject")
+        composed = self.composed_prompts
+        if composed is not None and not (composed and all("{subject}" in prompt for prompt in composed)):
+            raise ValueError("composed_prompts must each contain {subject}, such as a blue {subject}")
         if len({"{subject}" in prompt or "{identifier}" in prompt for prompt in self.track_prompts}) < 2:
             raise ValueError("track_prompts must hold a prompt with {subject} and one without, such as a {class}")
         return self

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,12 +20,33 @@ class Batch:
 
     They are unique within a step across micro-batches and processes; noise and time hang on them.
     `pixel_weights` [B, 1, H, W] say what counts in each row's error; prior rows count everywhere alike.
+    `composed` names the composed example that a row is, by the row's place, and `shift` [B, *native_size] is what those
+    add to their targets.
     """
 
     clean: Tensor
     is_prior: Tensor
     rows: tuple[int, ...]
     pixel_weights: Tensor | None = None
+    composed: Mapping[int, int] = field(default_factory=dict[int, int])
+    shift: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Composed:
+    """Photos under prompts of more words, and what the words do to the frozen model's prediction there (`compose`).
+
+    Example k shows photo `photos[k]` under `prompts[called[k]]`, with the noise and the time of `composed_noise`;
+    `shifts[k]` of [K, *native_size] is added to its target.
+    """
+
+    photos: tuple[int, ...]
+    called: tuple[int, ...]
+    prompts: tuple[str, ...]
+    shifts: Tensor
+
+    def to(self, device: torch.device) -> Composed:
+        return replace(self, shifts=self.shifts.to(device))
 
 
 @dataclass(frozen=True)
@@ -38,6 +59,9 @@ class Examples:
     `unprompted` [U, ...] are samples that the frozen model made of no prompt; `unprompted_share` of the prior rows are
     such ones, and are trained without a caption. They keep what guidance starts from: unprotected it turns into the
     subject, and guidance then drives every other prompt, the class itself first, away from the subject.
+
+    `composed_share` of the subject rows are `composed` ones: they keep the other words of a prompt from fading beside
+    the subject.
     """
 
     subject: Tensor
@@ -46,14 +70,16 @@ class Examples:
     pixel_weights: Tensor | None = None
     unprompted: Tensor | None = None
     unprompted_share: float = 0.0
+    composed: Composed | None = None
+    composed_share: float = 0.0
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """All that a row may be called: `prompts`, and last no caption."""
-        return (*self.prompts, "")
+        """All that a row may be called: `prompts`, then no caption, then those of the composed examples."""
+        return (*self.prompts, "", *(self.composed.prompts if self.composed else ()))
 
     def to(self, device: torch.device) -> Examples:
-        tensors = ("subject", "prior", "pixel_weights", "unprompted")
+        tensors = ("subject", "prior", "pixel_weights", "unprompted", "composed")
         moved = {name: value.to(device) for name in tensors if (value := getattr(self, name)) is not None}
         return replace(self, **moved)
 
@@ -67,7 +93,12 @@ class Examples:
         for micro in range(accumulation):
             first = (micro * processes + process) * micro_batch
             rows = range(first, first + micro_batch)
-            photos = onto(torch.tensor([subject[row] for row in rows]), self.subject.device)
+            composed = self._composed_rows(rows, total, seed, step)
+            shown = [subject[row] for row in rows]
+            if self.composed is not None:
+                for place, example in composed.items():
+                    shown[place] = self.composed.photos[example]
+            photos = onto(torch.tensor(shown), self.subject.device)
             parts = [self.subject[photos]]
             numbers = list(rows)
             if prior:
@@ -79,7 +110,23 @@ class Examples:
             if self.pixel_weights is not None:
                 masked = self.pixel_weights[photos]
                 weights = torch.cat([masked, masked.new_ones(len(clean) - len(masked), *masked.shape[1:])])
-            yield Batch(clean, is_prior, tuple(numbers), weights)
+            yield Batch(clean, is_prior, tuple(numbers), weights, composed, self._shift(composed, clean))
+
+    def _composed_rows(self, rows: range, total: int, seed: int, step: int) -> dict[int, int]:
+        """Which of some of a step's `total` rows, by their place among them, are which of the composed examples."""
+        if self.composed is None:
+            return {}
+        examples = draw(len(self.composed.photos), seed, "composed-order", step * total, total)
+        drawn = [float(torch.rand((), generator=generator(seed, "composed-share", step, row))) for row in rows]
+        return {place: examples[row] for place, row in enumerate(rows) if drawn[place] < self.composed_share}
+
+    def _shift(self, composed: Mapping[int, int], clean: Tensor) -> Tensor | None:
+        if self.composed is None or not composed:
+            return None
+        shift = torch.zeros_like(clean)
+        examples = onto(torch.tensor([*composed.values()]), clean.device)
+        shift[onto(torch.tensor([*composed]), clean.device)] = self.composed.shifts[examples].to(clean)
+        return shift
 
     def _prior_rows(self, order: list[int], rows: range, total: int, seed: int, step: int) -> Tensor:
         """The prior samples [B, ...] of some of a step's `total` rows, a few of them of no prompt."""
@@ -109,12 +156,15 @@ class Examples:
         """
         captions = len(self.prompts) - 1
 
-        def number(row: int, prior: bool) -> int:
+        def number(place: int, row: int, prior: bool) -> int:
             if prior:
                 return captions + self._is_unprompted(seed, step, row)
+            if self.composed is not None and place in batch.composed:
+                return len(self.prompts) + 1 + self.composed.called[batch.composed[place]]
             return int(torch.randint(captions, (), generator=generator(seed, "caption", step, row)))
 
-        return torch.tensor([number(*row) for row in zip(batch.rows, batch.is_prior.tolist(), strict=True)])
+        rows = zip(range(len(batch.rows)), batch.rows, batch.is_prior.tolist(), strict=True)
+        return torch.tensor([number(*row) for row in rows])
 
 
 def draw(count: int, seed: int, stream: str, position: int, length: int) -> list[int]:
@@ -146,7 +196,8 @@ def cut_out(
         top, left = torch.randint(places, (2,), generator=generator(seed, "cut-out", step, row)).tolist()
         corners.append((top * step_size, left * step_size))
     weights = None if batch.pixel_weights is None else windows(batch.pixel_weights, corners, side)
-    cut = replace(batch, clean=windows(batch.clean, corners, side), pixel_weights=weights)
+    shift = None if batch.shift is None else windows(batch.shift, corners, side)
+    cut = replace(batch, clean=windows(batch.clean, corners, side), pixel_weights=weights, shift=shift)
     return cut, conditioning.cut(corners, side)
 
 
@@ -155,15 +206,31 @@ def noise_and_time(
 ) -> tuple[Tensor, Tensor]:
     """Noise [B, ...] where the batch is and times [B] on the CPU, each row's a function of (seed, step, row) alone.
 
-    Prior rows have rows, hence noise and times, of their own, as in eq. 2 of the paper.
+    Prior rows have rows, hence noise and times, of their own, as in eq. 2 of the paper. A composed row has those of its
+    example, at which its shift was found.
     """
+    sources = [
+        composed_noise(seed, batch.composed[place]) if place in batch.composed else generator(seed, "noise", step, row)
+        for place, row in enumerate(batch.rows)
+    ]
+    return drawn_from(sources, backbone, batch.clean, shift)
+
+
+def composed_noise(seed: int, example: int) -> torch.Generator:
+    """What a composed example's noise and time are drawn from."""
+    return generator(seed, "composed", example)
+
+
+def drawn_from(
+    sources: Sequence[torch.Generator], backbone: Backbone, like: Tensor, shift: float | None
+) -> tuple[Tensor, Tensor]:
+    """A row's noise, shaped as those of `like` [B, ...], and its time [B] on the CPU, from each generator."""
     noise: list[Tensor] = []
     times: list[Tensor] = []
-    for row in batch.rows:
-        source = generator(seed, "noise", step, row)
+    for source in sources:
         times.append(backbone.process.sample_time(source, shift))
-        noise.append(torch.randn(batch.clean.shape[1:], generator=source))
-    return onto(torch.stack(noise), batch.clean.device, batch.clean.dtype), torch.cat(times)
+        noise.append(torch.randn(like.shape[1:], generator=source))
+    return onto(torch.stack(noise), like.device, like.dtype), torch.cat(times)
 
 
 def augmented_views(pixels: Tensor, views: int, flip: bool, seed: int) -> Tensor:

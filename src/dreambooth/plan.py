@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # What is left of the activations where they are computed twice: each block's input, and one block's own.
 RECOMPUTED_SHARE = 0.25
 WITH_TEXT = ("dreambooth", "lora", "dora")  # methods that train the text encoder too where the model needs it
+COMPOSED = 2  # composed examples for each sample of the class
 BEST_COPIES = 3  # the best weights, the best at the newest checkpoint, and those being written
 
 
@@ -52,6 +53,9 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
         "unprompted_share": (spec.unprompted_share if full else 0.0)
         if config.unprompted_share is None
         else config.unprompted_share,
+        "composed_share": (spec.composed_share if full else 0.0)
+        if config.composed_share is None
+        else config.composed_share,
         "timestep_shift": config.timestep_shift or spec.timestep_shift,
         "track": config.track or config.early_stop,
         "prior_sampler": config.prior_sampler or spec.sampler,
@@ -60,6 +64,11 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
         "guidance_scale": spec.guidance_scale if config.guidance_scale is None else config.guidance_scale,
     }
     return config.model_copy(update=filled)
+
+
+def composed_count(config: TrainConfig) -> int:
+    """How many composed examples a resolved config has, whether or not it has prior samples."""
+    return COMPOSED * (config.num_class_images or 1) if config.composed_share else 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ class Plan:
     frozen_parameters: int
     photos: int
     prior_samples: int
+    composed: int
     prior_loss_weight: float
     steps: int
     rows_per_step: tuple[int, int]
@@ -100,6 +110,7 @@ class Plan:
         table.add_row("frozen", f"{_count(self.frozen_parameters)} parameters")
         table.add_row("photos", str(self.photos))
         table.add_row("prior samples", str(self.prior_samples) if prior_rows else "none")
+        table.add_row("composed examples", str(self.composed) if self.composed else "none")
         table.add_row("loss of a step", f"mean of {subject_rows} photos{prior}")
         table.add_row("steps", str(self.steps))
         measured = "a step is measured first; by the estimate " if self.memory == "auto" else ""
@@ -147,6 +158,7 @@ def make_plan(
         frozen_parameters=total - sum(trained.values()),
         photos=photos,
         prior_samples=config.num_class_images or 0 if config.with_prior_preservation else 0,
+        composed=composed_count(config),
         prior_loss_weight=config.prior_loss_weight,
         steps=config.max_train_steps or 0,
         rows_per_step=(per_step, per_step if config.with_prior_preservation else 0),

@@ -105,6 +105,42 @@ _PROPERTIES = (
 OBJECT_PROMPTS = (*_PLACES, *_OBJECT_PLACES, *_PROPERTIES)
 LIVE_PROMPTS = (*_PLACES, *_ACCESSORIES, *_PROPERTIES)
 
+# What composed examples say. None of it is asked by DreamBench, which therefore measures what was not trained.
+_WORDS = (
+    *(
+        f"a {colour} {{subject}}"
+        for colour in ("blue", "green", "yellow", "orange", "pink", "brown", "black", "white", "grey", "golden")
+    ),
+    *(
+        f"{style} of a {{subject}}"
+        for style in ("an oil painting", "a pencil sketch", "a watercolour painting", "a mosaic", "a marble statue")
+    ),
+    "pixel art of a {subject}",
+    "a Japanese woodblock print of a {subject}",
+    "a {subject} seen from the left",
+    "a {subject} seen from the right",
+    "a {subject} seen from behind",
+    "a {subject} seen from the top",
+    "a {subject} seen from below",
+    "a {subject} in a close-up",
+    "a {subject} from far away",
+)
+_LIVE_WORDS = tuple(
+    f"a {{subject}} wearing {worn}"
+    for worn in (
+        "a blue hat",
+        "a green hat",
+        "a yellow hat",
+        "an orange scarf",
+        "a pink scarf",
+        "an orange shirt",
+        "a white shirt",
+        "blue glasses",
+        "green glasses",
+        "golden glasses",
+    )
+)
+
 # The paper's painters, then the styles that the embedded models know as well.
 _ART = (
     "a painting of a {subject} in the style of Vincent van Gogh",
@@ -203,6 +239,11 @@ def without_identifier(prompt: str, identifier: str, class_noun: str) -> str:
 def dreambench_prompts(class_noun: str) -> tuple[str, ...]:
     """DreamBench's 25 templates for this class noun: those for live subjects, or those for objects."""
     return LIVE_PROMPTS if is_live(class_noun) else OBJECT_PROMPTS
+
+
+def composed_templates(class_noun: str) -> tuple[str, ...]:
+    """The templates of composed examples: colours, styles and views, and for a live subject what it may wear."""
+    return (*_WORDS, *_LIVE_WORDS) if is_live(class_noun) else _WORDS
 
 
 def applications(class_noun: str) -> tuple[str, ...]:

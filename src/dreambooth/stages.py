@@ -111,6 +111,7 @@ def stage_config(config: TrainConfig, name: Stage) -> TrainConfig:
         "num_class_images": config.sr_num_class_images,
         # Drawn without guidance, it has no prediction of no prompt to be kept.
         "unprompted_share": 0.0 if config.sr_guidance_scale == 1 else config.unprompted_share,
+        "composed_share": 0.0,  # it adds detail to what the small picture shows, whatever the words
         "timestep_shift": None,  # of a large picture the small one has settled what noise would hide
         "prior_dir": str(Path(config.prior_dir) / name) if config.prior_dir else None,
         "out": str(Path(config.out) / name) if config.out else None,

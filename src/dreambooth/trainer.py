@@ -116,6 +116,8 @@ class Loss:
         with self.autocast:
             prediction = backbone.denoise(noisy, onto(process.model_time(time), noisy.device), conditioning)
         target, weight = process.target(batch.clean, noise, time), process.weight(time, s.snr_gamma)
+        if batch.shift is not None:
+            target = target + batch.shift
         errors = row_errors(prediction, target, weight, batch.pixel_weights)
         is_prior = onto(batch.is_prior, errors.device)
         return dreambooth_loss(errors, is_prior, s.prior_loss_weight, self.rows, self.prior_rows)

@@ -17,17 +17,18 @@ from PIL import Image
 from dreambooth import drawing, prompts, stages
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.checkpoint import RunFolder, free_folder, require_free_space
+from dreambooth.composition import ComposedSet, Composition
 from dreambooth.config import TrainConfig
 from dreambooth.errors import Interrupted
 from dreambooth.evaluation.report import write_report
-from dreambooth.examples import Examples, augmented_views, encode
+from dreambooth.examples import Composed, Examples, augmented_views, encode
 from dreambooth.fitting import Fit, finetune_within_memory, settle
 from dreambooth.kept import keep
 from dreambooth.masks import pixel_weights, to_tensor
 from dreambooth.memory import FAST, Tier
 from dreambooth.methods import make_method
 from dreambooth.methods.protocol import Method
-from dreambooth.plan import estimate_memory
+from dreambooth.plan import composed_count, estimate_memory
 from dreambooth.precision import in_bf16
 from dreambooth.prepare import load_model, name_subject, prepare
 from dreambooth.prior import PriorManifest, PriorSet, cache_folder
@@ -148,7 +149,10 @@ class _Road:
         captions = self.facts.get("instance_prompts", [self.facts["instance_prompt"]])
         weights = pixel_weights(masks, backbone.spec.native_size, config.mask_weight) if config.masked_loss else None
         called = (*captions, self.facts["class_prompt"])
-        examples = Examples(latents, prior, called, weights, unprompted, config.unprompted_share or 0.0)
+        examples = Examples(
+            latents, prior, called, weights, unprompted, config.unprompted_share or 0.0,
+            self._composed(backbone, latents), config.composed_share or 0.0,
+        )  # fmt: skip
         with self._timed("train"):
             self._finetune(backbone, method, examples, tier)
         return method
@@ -195,6 +199,33 @@ class _Road:
             self.display.say(f"The {count} {what} are taken from {prior.folder}.")
         self.processes.wait_for_everyone()
         return prior
+
+    def _composed(self, backbone: Backbone, latents: torch.Tensor) -> Composed | None:
+        """Examples under prompts of more words, made now or before; None where training has none."""
+        config, noun = self.config, self.facts["class_noun"]
+        if not config.composed_share:
+            return None
+        # As the photos are called: in some captions the rare word stands without the noun.
+        phrase = "{subject}" if "{subject}" in (config.instance_prompt or "{subject}") else "{identifier}"
+        chosen = config.composed_prompts or prompts.composed_templates(noun)
+        templates = [template.replace("{subject}", phrase) for template in chosen]
+        composition = Composition(
+            prompts=tuple(prompts.fill(template, self.facts["identifier"], noun) for template in templates),
+            bare=tuple(prompts.fill(template, None, noun) for template in templates),
+            class_prompt=self.facts["class_prompt"],
+            count=composed_count(config),
+            scale=config.composed_scale,
+            seed=config.seed,
+            timestep_shift=config.timestep_shift,
+            mixed_precision=config.mixed_precision,
+            batch_size=config.sample_batch_size,
+        )
+        composed = ComposedSet(self.folder.path / "composed", composition, latents)
+        done = composition.count - sum(map(len, composed.missing))
+        with self._timed("words"), self.display.track("words", composition.count, done) as advance:
+            composed.fill(backbone, advance, self.processes.process_index, self.processes.num_processes)
+        self.processes.wait_for_everyone()
+        return composed.load()
 
     def _finetune(self, backbone: Backbone, method: Method, examples: Examples, tier: Tier) -> None:
         config, folder = self.config, self.folder

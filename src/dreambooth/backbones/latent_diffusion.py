@@ -45,6 +45,7 @@ SMALL: dict[str, Any] = {
     "lora_text_share": 0.25,
     "averaged": True,  # at so high a rate one step's weights differ from the next one's in what they draw
     "unprompted_share": 0.25,
+    "composed_share": 0.5,
     "train_batch_size": 4,
     "num_class_images": 64,
     "num_inference_steps": 25,

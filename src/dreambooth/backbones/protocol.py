@@ -116,6 +116,7 @@ class Spec:
     `text_encoder_share` is the text encoder's rate as a share of the denoiser's, for a model that is trained with it by
     default; `lora_text_share` the same for its adapters. `averaged` has full fine-tuning keep a moving average of the
     weights by default. `unprompted_share` is its share of prior rows that are samples of no prompt.
+    `composed_share` is the share of the photos' rows that are composed examples.
     `timestep_shift` moves training times, towards noise where it is above 1.
     `crop_size` is the side of the cut-outs that a super-resolver trains on, a multiple of `crop_step` as their corners.
     `lora` are those of the adapters, and `lora_targets` the layers they go on, by module; none where unknown.
@@ -139,6 +140,7 @@ class Spec:
     lora_text_share: float | None = None
     averaged: bool = False
     unprompted_share: float = 0.0
+    composed_share: float = 0.0
     timestep_shift: float | None = None
     crop_size: int | None = None
     crop_step: int = 1
