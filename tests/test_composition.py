@@ -13,7 +13,7 @@ from dreambooth.config import make_config
 from dreambooth.errors import ConfigError, RunError
 from dreambooth.examples import Composed, Examples, composed_noise
 from dreambooth.methods.full import FullFineTuning
-from dreambooth.plan import resolve_defaults
+from dreambooth.plan import composed_count, resolve_defaults
 from dreambooth.trainer import Loss, finetune
 from dreambooth.ui import Display
 from tests.test_trainer import assert_equal, examples, settings
@@ -196,7 +196,7 @@ class TestRun:
     def test_words_stand_beside_the_rare_word_as_photos_are_called(
         self, tiny_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
-        """Without the noun in their captions (Table 4), composed examples have none either, and the frozen model does."""
+        """Without the noun in their captions (Table 4), composed examples have none either; the frozen model does."""
         seen: list[Composition] = []
 
         def spy(folder: Path, composition: Composition, latents: torch.Tensor) -> ComposedSet:
@@ -214,7 +214,7 @@ class TestRun:
         )
         word = run.folder.read_json("subject.json")["identifier"]
         assert seen[0].prompts == (f"a blue {word}",) and seen[0].bare == ("a blue dog",)
-        assert seen[0].class_prompt == "a dog" and seen[0].scale == 1.5 and seen[0].count == 4
+        assert seen[0].class_prompt == "a dog" and seen[0].scale == 1.5 and seen[0].count == 4  # two steps of four photos, half of them composed
 
 
 @pytest.mark.parametrize(("given", "share"), [({}, 0.5), ({"composed_share": 0.0}, 0.0), ({"method": "lora"}, 0.0)])
@@ -222,6 +222,20 @@ def test_a_small_model_has_them_by_default(tiny_model: Path, given: dict, share:
     spec = backbones.load(str(tiny_model)).spec
     assert resolve_defaults(make_config(given), spec).composed_share == share
     assert resolve_defaults(make_config({}), replace(spec, composed_share=0.0)).composed_share == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({}, 400),  # as many as training uses: 800 steps of one photo
+        ({"max_train_steps": 5000}, 800),  # but not more than four a prior sample
+        ({"train_batch_size": 2, "gradient_accumulation_steps": 2, "max_train_steps": 10}, 20),
+        ({"composed_share": 0.0}, 0),
+    ],
+)
+def test_how_many_there_are(changes: dict, count: int):
+    usual = {"max_train_steps": 800, "train_batch_size": 1, "num_class_images": 200, "composed_share": 0.5}
+    assert composed_count(make_config(usual | changes)) == count
 
 
 @pytest.mark.parametrize("chosen", [[], ["a blue dog"]])

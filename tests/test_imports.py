@@ -21,7 +21,7 @@ LAYERS = [
     {"methods", "memory", "lending", "holding"},
     {"prior", "checkpoint"},
     {"examples"},
-    {"plan", "train_state", "reports"},
+    {"composition", "plan", "train_state", "reports"},
     {"stages"},
     {"trainer", "fitting"},
     {"drawing"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 # What is left of the activations where they are computed twice: each block's input, and one block's own.
 RECOMPUTED_SHARE = 0.25
 WITH_TEXT = ("dreambooth", "lora", "dora")  # methods that train the text encoder too where the model needs it
-COMPOSED = 2  # composed examples for each sample of the class
+MOST_COMPOSED = 4  # composed examples for each sample of the class
 BEST_COPIES = 3  # the best weights, the best at the newest checkpoint, and those being written
 
 
@@ -67,8 +68,12 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
 
 
 def composed_count(config: TrainConfig) -> int:
-    """How many composed examples a resolved config has, whether or not it has prior samples."""
-    return COMPOSED * (config.num_class_images or 1) if config.composed_share else 0
+    """How many composed examples a resolved config has: one for each row that is one, up to MOST_COMPOSED.
+
+    They are measured by the prior samples, whether or not there are any: what is made before training stays short.
+    """
+    rows = (config.max_train_steps or 1) * (config.train_batch_size or 1) * config.gradient_accumulation_steps
+    return min(math.ceil(rows * (config.composed_share or 0)), MOST_COMPOSED * (config.num_class_images or 1))
 
 
 @dataclass(frozen=True)
