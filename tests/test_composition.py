@@ -244,6 +244,12 @@ def test_prompts_without_the_subject_are_refused(chosen: list[str]):
         make_config({"composed_prompts": chosen})
 
 
+def test_an_unknown_placeholder_is_told_before_anything_is_made(tiny_model: Path, photos: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"unknown placeholder \{place\}"):
+        TestRun().start(tiny_model, photos, tmp_path / "run", composed_prompts=["a {subject} in {place}"])
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("noun", ["dog", "backpack"])
 def test_dreambench_asks_what_was_not_trained(noun: str):
     templates = prompts.composed_templates(noun)

@@ -149,7 +149,7 @@ def _inspect(config: TrainConfig, display: Display) -> Subject:
     for warning in subject.warnings:
         display.warn(warning)
     captions = [config.instance_prompt or prompts.INSTANCE_TEMPLATE, config.class_prompt]
-    for template in [*config.preview_prompts, *config.track_prompts, *captions]:
+    for template in [*config.preview_prompts, *config.track_prompts, *(config.composed_prompts or ()), *captions]:
         prompts.fill(template, "x", subject.class_noun)
     for name in config.applications or []:
         prompts.application_prompts(name, subject.class_noun)
