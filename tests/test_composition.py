@@ -235,7 +235,10 @@ def test_a_small_model_has_them_by_default(tiny_model: Path, given: dict, share:
 )
 def test_how_many_there_are(changes: dict, count: int):
     usual = {"max_train_steps": 800, "train_batch_size": 1, "num_class_images": 200, "composed_share": 0.5}
-    assert composed_count(make_config(usual | changes)) == count
+    config = make_config(usual | changes)
+    assert composed_count(config) == count
+    whole = config.model_copy(update={"train_batch_size": 2 * (config.train_batch_size or 1)})
+    assert composed_count(config, processes=2) == composed_count(whole)  # two processes are one with the whole batch
 
 
 @pytest.mark.parametrize("chosen", [[], ["a blue dog"]])

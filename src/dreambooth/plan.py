@@ -67,12 +67,13 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
     return config.model_copy(update=filled)
 
 
-def composed_count(config: TrainConfig) -> int:
+def composed_count(config: TrainConfig, processes: int = 1) -> int:
     """How many composed examples a resolved config has: one for each row that is one, up to MOST_COMPOSED.
 
     They are measured by the prior samples, whether or not there are any: what is made before training stays short.
     """
-    rows = (config.max_train_steps or 1) * (config.train_batch_size or 1) * config.gradient_accumulation_steps
+    photos = (config.train_batch_size or 1) * config.gradient_accumulation_steps * processes
+    rows = (config.max_train_steps or 1) * photos
     return min(math.ceil(rows * (config.composed_share or 0)), MOST_COMPOSED * (config.num_class_images or 1))
 
 
@@ -163,7 +164,7 @@ def make_plan(
         frozen_parameters=total - sum(trained.values()),
         photos=photos,
         prior_samples=config.num_class_images or 0 if config.with_prior_preservation else 0,
-        composed=composed_count(config),
+        composed=composed_count(config, processes),
         prior_loss_weight=config.prior_loss_weight,
         steps=config.max_train_steps or 0,
         rows_per_step=(per_step, per_step if config.with_prior_preservation else 0),

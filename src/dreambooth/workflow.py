@@ -213,7 +213,7 @@ class _Road:
             prompts=tuple(prompts.fill(template, self.facts["identifier"], noun) for template in templates),
             bare=tuple(prompts.fill(template, None, noun) for template in templates),
             class_prompt=self.facts["class_prompt"],
-            count=composed_count(config),
+            count=composed_count(config, self.processes.num_processes),
             scale=config.composed_scale,
             seed=config.seed,
             timestep_shift=config.timestep_shift,

@@ -31,7 +31,8 @@ def test_an_overfitted_model_has_high_dino_high_pres_and_low_div(tmp_path: Path)
     photo = Image.open(tmp_path / "photos" / "00.png").convert("RGB")
     run = db.personalize(
         tmp_path / "photos", "dog", quiet=True, out=str(tmp_path / "run"), with_prior_preservation=False,
-        learning_rate=6e-4, max_train_steps=120, train_batch_size=2, applications=[], preview_steps=0,
+        learning_rate=6e-4, max_train_steps=120, train_batch_size=2, composed_share=0.0,
+        applications=[], preview_steps=0,
     )  # fmt: skip
     judges, base, seeds = judges_for("toybox-sd"), backbones.load("toybox-sd"), range(3)
     before = [base.generate([prompt.format("dog")] * 3, seeds, SAMPLING) for prompt in PROMPTS]
