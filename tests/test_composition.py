@@ -210,11 +210,11 @@ class TestRun:
             tmp_path / "run",
             instance_prompt="a {identifier}",
             composed_prompts=["a blue {subject}"],
-            composed_scale=1.5,
+            composed_scale=2.5,
         )
         word = run.folder.read_json("subject.json")["identifier"]
         assert seen[0].prompts == (f"a blue {word}",) and seen[0].bare == ("a blue dog",)
-        assert seen[0].class_prompt == "a dog" and seen[0].scale == 1.5 and seen[0].count == 4
+        assert seen[0].class_prompt == "a dog" and seen[0].scale == 2.5 and seen[0].count == 4
 
 
 @pytest.mark.parametrize(("given", "share"), [({}, 0.5), ({"composed_share": 0.0}, 0.0), ({"method": "lora"}, 0.0)])

@@ -133,7 +133,7 @@ class TrainConfig(BaseModel):
     composed_share: float | None = Field(
         None, ge=0, le=1, description="Share of the photos' rows that keep the other words of a prompt; by model."
     )
-    composed_scale: float = Field(2.0, gt=0, description="How strongly they do; 1 is what the words mean to the model.")
+    composed_scale: float = Field(1.5, gt=0, description="How strongly they do; 1 is what the words mean to the model.")
     composed_prompts: list[str] | None = Field(
         None, description="The prompts, of {subject}, that those words are in; by class noun."
     )
