@@ -83,10 +83,16 @@ class TestSet:
         shared.fill(backbone, nothing, 1, 2)
         assert torch.equal(shared.load().shifts, whole.load().shifts)
 
+    def test_another_number_of_examples_takes_no_batch_of_another_size(self, tiny_model: Path, tmp_path: Path):
+        """As when a run of one process is gone on with by two."""
+        filled(tiny_model, tmp_path)
+        more = filled(tiny_model, tmp_path, replace(COMPOSITION, count=8))
+        assert more.load().shifts.shape[0] == 8
+
     def test_a_file_that_cannot_be_read_is_named(self, tiny_model: Path, tmp_path: Path):
         found = filled(tiny_model, tmp_path)
-        (tmp_path / "000003.safetensors").write_bytes(b"half a file")
-        with pytest.raises(RunError, match=r"000003\.safetensors cannot be read; delete it"):
+        (tmp_path / "000003-000006.safetensors").write_bytes(b"half a file")
+        with pytest.raises(RunError, match=r"000003-000006\.safetensors cannot be read; delete it"):
             found.load()
 
     def test_predictions_that_are_not_finite_are_not_kept(self, tiny_model: Path, tmp_path: Path):
@@ -209,6 +215,7 @@ class TestRun:
             photos,
             tmp_path / "run",
             instance_prompt="a {identifier}",
+            class_prompt="a bad photo of a {class}",
             composed_prompts=["a blue {subject}"],
             composed_scale=2.5,
         )

@@ -10,18 +10,22 @@ scale · (prediction("a [class noun] in the jungle") − prediction("a [class no
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dreambooth import prompts
 from dreambooth.backbones.protocol import Backbone
+from dreambooth.config import TrainConfig
 from dreambooth.errors import RunError
 from dreambooth.examples import Composed, composed_noise, draw, drawn_from
 from dreambooth.heap import freed_memory_kept
+from dreambooth.plan import composed_count
 from dreambooth.precision import MixedPrecision, autocast
 from dreambooth.transfer import onto
 
@@ -110,7 +114,28 @@ class ComposedSet:
         return worded - plain
 
     def _file(self, batch: range) -> Path:
-        return self.folder / f"{batch.start:06d}.safetensors"
+        return self.folder / f"{batch.start:06d}-{batch.stop:06d}.safetensors"
+
+
+def composition_of(config: TrainConfig, facts: Mapping[str, Any], processes: int) -> Composition:
+    """What a resolved config asks for; `facts` are those of subject.json."""
+    noun = facts["class_noun"]
+    # As the photos are called: in some captions the rare word stands without the noun.
+    phrase = "{subject}" if "{subject}" in (config.instance_prompt or "{subject}") else "{identifier}"
+    chosen = config.composed_prompts or prompts.composed_templates(noun)
+    templates = [template.replace("{subject}", phrase) for template in chosen]
+    return Composition(
+        prompts=tuple(prompts.fill(template, facts["identifier"], noun) for template in templates),
+        bare=tuple(prompts.fill(template, None, noun) for template in templates),
+        # Not the prior's prompt, which may say more than the noun: the difference is to be the added words alone.
+        class_prompt=prompts.class_prompt(noun),
+        count=composed_count(config, processes),
+        scale=config.composed_scale,
+        seed=config.seed,
+        timestep_shift=config.timestep_shift,
+        mixed_precision=config.mixed_precision,
+        batch_size=config.sample_batch_size,
+    )
 
 
 def _save(shift: Tensor, path: Path) -> None:

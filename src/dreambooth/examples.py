@@ -34,7 +34,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Composed:
-    """Photos under prompts of more words, and what the words do to the frozen model's prediction there (`compose`).
+    """Photos under prompts of more words, and what the words change of the frozen prediction (composition.py).
 
     Example k shows photo `photos[k]` under `prompts[called[k]]`, with the noise and the time of `composed_noise`;
     `shifts[k]` of [K, *native_size] is added to its target.

@@ -17,7 +17,7 @@ from PIL import Image
 from dreambooth import drawing, prompts, stages
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.checkpoint import RunFolder, free_folder, require_free_space
-from dreambooth.composition import ComposedSet, Composition
+from dreambooth.composition import ComposedSet, composition_of
 from dreambooth.config import TrainConfig
 from dreambooth.errors import Interrupted
 from dreambooth.evaluation.report import write_report
@@ -28,7 +28,7 @@ from dreambooth.masks import pixel_weights, to_tensor
 from dreambooth.memory import FAST, Tier
 from dreambooth.methods import make_method
 from dreambooth.methods.protocol import Method
-from dreambooth.plan import composed_count, estimate_memory
+from dreambooth.plan import estimate_memory
 from dreambooth.precision import in_bf16
 from dreambooth.prepare import load_model, name_subject, prepare
 from dreambooth.prior import PriorManifest, PriorSet, cache_folder
@@ -202,24 +202,9 @@ class _Road:
 
     def _composed(self, backbone: Backbone, latents: torch.Tensor) -> Composed | None:
         """Examples under prompts of more words, made now or before; None where training has none."""
-        config, noun = self.config, self.facts["class_noun"]
-        if not config.composed_share:
+        if not self.config.composed_share:
             return None
-        # As the photos are called: in some captions the rare word stands without the noun.
-        phrase = "{subject}" if "{subject}" in (config.instance_prompt or "{subject}") else "{identifier}"
-        chosen = config.composed_prompts or prompts.composed_templates(noun)
-        templates = [template.replace("{subject}", phrase) for template in chosen]
-        composition = Composition(
-            prompts=tuple(prompts.fill(template, self.facts["identifier"], noun) for template in templates),
-            bare=tuple(prompts.fill(template, None, noun) for template in templates),
-            class_prompt=self.facts["class_prompt"],
-            count=composed_count(config, self.processes.num_processes),
-            scale=config.composed_scale,
-            seed=config.seed,
-            timestep_shift=config.timestep_shift,
-            mixed_precision=config.mixed_precision,
-            batch_size=config.sample_batch_size,
-        )
+        composition = composition_of(self.config, self.facts, self.processes.num_processes)
         composed = ComposedSet(self.folder.path / "composed", composition, latents)
         done = composition.count - sum(map(len, composed.missing))
         with self._timed("words"), self.display.track("words", composition.count, done) as advance:
