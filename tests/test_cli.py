@@ -261,7 +261,7 @@ def test_interrupt_says_how_to_go_on(tiny_model: Path, photos: Path, tmp_path: P
         return real(*arguments)
 
     if moment == "prior":
-        monkeypatch.setattr(prior, "_save_sample", press)
+        monkeypatch.setattr(prior, "save_whole", press)
     else:
         monkeypatch.setattr(trainer, "noise_and_time", press_once)
     run = tmp_path / "run"

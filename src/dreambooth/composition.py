@@ -9,14 +9,13 @@ scale · (prediction("a [class noun] in the jungle") − prediction("a [class no
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dreambooth import prompts
@@ -27,6 +26,7 @@ from dreambooth.examples import Composed, composed_noise, draw, drawn_from
 from dreambooth.heap import freed_memory_kept
 from dreambooth.plan import composed_count
 from dreambooth.precision import MixedPrecision, autocast
+from dreambooth.prior import save_whole
 from dreambooth.transfer import onto
 
 
@@ -85,7 +85,7 @@ class ComposedSet:
                             "The untouched model predicts values that are not finite under some of the "
                             "--composed-prompts; train with --mixed-precision no, or --composed-share 0."
                         )
-                    _save(shift, self._file(batch))
+                    save_whole({"shift": shift.half().cpu()}, self._file(batch))
                     progress(len(batch))
 
     def load(self) -> Composed:
@@ -136,9 +136,3 @@ def composition_of(config: TrainConfig, facts: Mapping[str, Any], processes: int
         mixed_precision=config.mixed_precision,
         batch_size=config.sample_batch_size,
     )
-
-
-def _save(shift: Tensor, path: Path) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"shift": shift.half().cpu().contiguous()}, temporary)
-    os.replace(temporary, path)

@@ -136,7 +136,7 @@ class PriorSet:
                             "Try another --prior-sampler, or another --model if that does not help."
                         )
                     if index in wanted:
-                        _save_sample(self.path(index), latent, seed)
+                        save_whole({"latent": latent}, self.path(index), {"seed": str(seed)})
                 progress(len(wanted))
                 added += len(wanted)
         return added
@@ -159,9 +159,10 @@ class PriorSet:
         return [picture for row in latents.split(8) for picture in backbone.decode_latents(row)]
 
 
-def _save_sample(path: Path, latent: Tensor, seed: int) -> None:
+def save_whole(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes tensors to a safetensors file, whole or not at all."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"latent": latent.contiguous()}, temporary, metadata={"seed": str(seed)})
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
     os.replace(temporary, path)
 
 

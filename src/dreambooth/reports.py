@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
 from dreambooth.checkpoint import RunFolder
@@ -92,3 +95,28 @@ def not_finite(step: int, run: RunFolder) -> TrainingError:
         f"The loss or its gradient is not finite at step {step}, so training stopped. {kept}. "
         "Try a lower --learning-rate, --mixed-precision no, or --snr-gamma 5 in a new run."
     )
+
+
+@contextmanager
+def tensorboard(folder: RunFolder) -> Generator[Callable[[StepReport], None]]:
+    """Writes steps to RUN/tensorboard where TensorBoard is installed; does nothing where it is not."""
+
+    def ignore(report: StepReport) -> None: ...
+
+    if importlib.util.find_spec("tensorboard") is None or not PartialState().is_main_process:
+        yield ignore
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder.path / "tensorboard"))
+
+    def write(report: StepReport) -> None:
+        for name in ("loss", "loss_subject", "loss_prior", "learning_rate", "grad_norm"):
+            writer.add_scalar(name, getattr(report, name), report.step)
+        for name, value in report.facts.items():
+            writer.add_scalar(name, value, report.step)
+
+    try:
+        yield write
+    finally:
+        writer.close()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from dreambooth.plan import estimate_memory
 from dreambooth.precision import in_bf16
 from dreambooth.prepare import load_model, name_subject, prepare
 from dreambooth.prior import PriorManifest, PriorSet, cache_folder
+from dreambooth.reports import tensorboard
 from dreambooth.run import Run, sampling_of, world
 from dreambooth.sheets import contact_sheet, strip
 from dreambooth.subject import MASK_SUFFIX, Subject, load_subject
@@ -382,28 +381,3 @@ def _photos(folder: RunFolder, resolution: int) -> torch.Tensor:
 def _mask(path: Path, resolution: int) -> Image.Image:
     with Image.open(path) as mask:
         return mask.convert("L").resize((resolution, resolution), Image.Resampling.BOX)
-
-
-@contextmanager
-def tensorboard(folder: RunFolder) -> Generator[Callable[[StepReport], None]]:
-    """Writes steps to RUN/tensorboard where TensorBoard is installed; does nothing where it is not."""
-
-    def ignore(report: StepReport) -> None: ...
-
-    if importlib.util.find_spec("tensorboard") is None or not PartialState().is_main_process:
-        yield ignore
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(folder.path / "tensorboard"))
-
-    def write(report: StepReport) -> None:
-        for name in ("loss", "loss_subject", "loss_prior", "learning_rate", "grad_norm"):
-            writer.add_scalar(name, getattr(report, name), report.step)
-        for name, value in report.facts.items():
-            writer.add_scalar(name, value, report.step)
-
-    try:
-        yield write
-    finally:
-        writer.close()
