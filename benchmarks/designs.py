@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import ViTModel
 
@@ -39,7 +39,10 @@ UNSEEN = 256
 class Design:
     """What is tried. `log_snr` None draws times uniformly; `min_snr` is γ of that weighting (Hang et al. 2023).
 
-    `repa` weighs the alignment of the middle block with toybox-dino's patches (Yu et al. 2025).
+    `repa` weighs the alignment of the middle block with toybox-dino's patches (Yu et al. 2025). `empty` is the share of
+    captions left out. `hidden` is the share of 2 x 2 places of the noisy latents that the model does not see, and has to
+    make up (as in Gao et al. 2023, MDT). `progressive` replaces the first half of the batches by four times as many of
+    half the size, which take as long. `average` 0 judges the last weights.
     """
 
     target: str = "v"
@@ -54,6 +57,9 @@ class Design:
     rate: float = 2e-3
     batch: int = 64
     average: float = 0.999
+    empty: float = denoiser.EMPTY
+    hidden: float = 0.0
+    progressive: bool = False
 
 
 DESIGNS = {
@@ -72,6 +78,11 @@ DESIGNS = {
     "64-128 channels": Design(channels=(64, 128)),
     "128-192 channels": Design(channels=(128, 192)),
     "attention at 16 x 16 too": Design(attention_everywhere=True),
+    "no empty captions": Design(empty=0.0),
+    "a quarter of the captions empty": Design(empty=0.25),
+    "a quarter of the places hidden": Design(hidden=0.25),
+    "half of the time at half the size": Design(progressive=True),
+    "the last weights, not their average": Design(average=0.0),
 }
 
 
@@ -89,6 +100,7 @@ class Trial:
         self.teacher = ViTModel.from_pretrained(embedded()["toybox-dino"]).eval() if design.repa else None
         width = self.teacher.config.hidden_size if self.teacher else 1
         self.head = nn.Conv2d(design.channels[-1], width, 1)
+        self.small = _half_size(latents, images, pipe.vae) if design.progressive else latents
         self.middle: list[Tensor] = []
         self.model.unet.mid_block.register_forward_hook(lambda _module, _inputs, output: self.middle.append(output))
 
@@ -108,9 +120,9 @@ class Trial:
             return noisy - s * predicted
         return (noisy - s * predicted) / a if self.design.target == "epsilon" else a * noisy - s * predicted
 
-    def loss(self, step: int) -> Tensor:
+    def loss(self, step: int, latents: Latents) -> Tensor:
         design, draw = self.design, data.generator(0, "designs", step)
-        clean, masks, text = denoiser.batch(self.latents, self.words, draw, design.batch)
+        clean, masks, text = denoiser.batch(latents, self.words, draw, design.batch, design.empty)
         noise = torch.randn(clean.shape, generator=draw)
         if design.log_snr is None:
             ratios = self.log_snr[torch.randint(len(self.log_snr), (design.batch,), generator=draw)]
@@ -118,6 +130,9 @@ class Trial:
             ratios = design.log_snr[0] + design.log_snr[1] * torch.randn(design.batch, generator=draw)
             ratios = ratios.clamp(float(self.log_snr[-1]), float(self.log_snr[0]))
         noisy, times, target, _, _ = self.corrupt(clean, noise, ratios)
+        if design.hidden:
+            places = torch.rand(len(clean), 1, clean.shape[-2] // 2, clean.shape[-1] // 2, generator=draw)
+            noisy = noisy * F.interpolate((places >= design.hidden).float(), scale_factor=2)
         self.middle.clear()
         with torch.autocast("cpu", torch.bfloat16):
             predicted = self.model(noisy, times, text)
@@ -140,20 +155,25 @@ class Trial:
         return 1 - F.cosine_similarity(self.head(self.middle[0].float()), wanted, dim=1).mean()
 
     def fit(self, pictures: int) -> tuple[Denoiser, float]:
-        """The averaged weights after so many pictures, and the processor time that one took, in seconds."""
+        """The averaged weights after so many pictures, and the processor time that one took, in seconds.
+
+        Where sizes are progressive, four small pictures count as one.
+        """
         design, average = self.design, copy.deepcopy(self.model).requires_grad_(False)
         both = nn.ModuleList([self.model, self.head])
         rates = Optimisation(rate=design.rate, batch=design.batch, warmup=50)
         update = adam(both, rates) if design.adam else Optimizer(both, rates).step
-        start, steps = time.process_time(), pictures // design.batch
+        whole = pictures // design.batch
+        small = 4 * (whole // 2) if design.progressive else 0
+        start, steps = time.process_time(), small + whole - small // 4
         for step in range(steps):
-            self.loss(step).backward()
+            self.loss(step, self.small if step < small else self.latents).backward()
             nn.utils.clip_grad_norm_(both.parameters(), 1.0)
             update(rates.at(step, step / steps))
             with torch.no_grad():
                 for slow, fast in zip(average.parameters(), self.model.parameters(), strict=True):
                     slow.lerp_(fast, 1 - min(design.average, (step + 1) / (step + 11)))
-        return average, (time.process_time() - start) / (steps * design.batch)
+        return average, (time.process_time() - start) / (whole * design.batch)
 
     @torch.no_grad()
     def errors(self, average: Denoiser, clean: Tensor, tokens: Tensor) -> list[float]:
@@ -198,6 +218,15 @@ def _denoiser(design: Design, pipe: StableDiffusionPipeline) -> Denoiser:
         model.text_encoder.requires_grad_(False)
     denoiser.without_fused_attention(model)
     return model
+
+
+def _half_size(latents: Latents, images: Tensor, vae: AutoencoderKL) -> Latents:
+    """The same pictures at half their size, encoded anew, for latents of small pictures are not small latents."""
+    shrunk = F.interpolate(images.float(), scale_factor=0.5, mode="area").round().to(torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        values = torch.stack([autoencoder.encode(vae, way) for way in (shrunk, shrunk.flip(-1))]).half()
+    masks = F.avg_pool2d(latents.masks.float(), 2).round().to(torch.uint8)
+    return Latents(values, masks, latents.tokens, latents.sided)
 
 
 def prepared(work: Path, images: int, pipe: StableDiffusionPipeline) -> tuple[Latents, Tensor, Tensor, Tensor]:

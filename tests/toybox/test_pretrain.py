@@ -303,6 +303,8 @@ def test_caption_dropout_and_rare_words(words: CLIPTokenizer) -> None:
     assert 20 < texts.count("") < 60
     assert 20 < len(rare) < 60
     assert len(set(rare)) > 15 and set(rare) <= set(tokenizer.rare_words(words)[::2])
+    _, _, tokens = denoiser.batch(latents, denoiser.Words.of(words), data.generator(0, "x", 1), 400, empty_share=0.0)
+    assert "" not in {words.decode(row, skip_special_tokens=True).strip() for row in tokens}
     assert set(texts) >= {"", "a dog", "the dog", "my dog"}
 
 

@@ -197,11 +197,13 @@ def _encode_captions(captions: list[list[str]], tokenizer: CLIPTokenizer) -> tup
     return ids.view(len(captions), -1, ids.shape[-1]), sided.view(len(captions), -1)
 
 
-def batch(latents: Latents, words: Words, draw: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def batch(
+    latents: Latents, words: Words, draw: torch.Generator, count: int, empty_share: float = EMPTY
+) -> tuple[Tensor, Tensor, Tensor]:
     """Clean latents [B, C, h, w], masks [B, 1, h, w] in 0..1 and tokens [B, L]; mirrored where no side is named.
 
-    A tenth of the captions is empty (for guidance) and a tenth has a rare word before the class noun, a different one
-    each time, so that an unknown word stays harmless.
+    `empty_share` of the captions is empty (for guidance) and a tenth has a rare word before the class noun, a different
+    one each time, so that an unknown word stays harmless.
     """
     where: dict[str, Any] = {"generator": draw, "device": draw.device}
     variants = latents.tokens.shape[1]
@@ -211,7 +213,7 @@ def batch(latents: Latents, words: Words, draw: torch.Generator, count: int) -> 
     chosen = latents.tokens[rows, variant].long()
     strange = words.rare[torch.randint(len(words.rare), (count, 1), **where)]
     chosen = torch.where((kind < RARE).view(-1, 1) & (chosen == words.placeholder), strange, chosen)
-    empty = kind > 1 - EMPTY
+    empty = kind > 1 - empty_share
     chosen = torch.where(empty.view(-1, 1), words.empty, chosen)
     mirrored = (torch.rand(count, **where) < 0.5) & (~latents.sided[rows, variant] | empty)
     clean = latents.values[mirrored.long(), rows].float()
