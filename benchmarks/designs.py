@@ -40,9 +40,9 @@ class Design:
     """What is tried. `log_snr` None draws times uniformly; `min_snr` is γ of that weighting (Hang et al. 2023).
 
     `repa` weighs the alignment of the middle block with toybox-dino's patches (Yu et al. 2025). `empty` is the share of
-    captions left out. `hidden` is the share of 2 x 2 places of the noisy latents that the model does not see, and has to
-    make up (as in Gao et al. 2023, MDT). `progressive` replaces the first half of the batches by four times as many of
-    half the size, which take as long. `average` 0 judges the last weights.
+    captions left out. `hidden` is the share of 2 x 2 places of the noisy latents that the model does not see, and has
+    to make up (as in Gao et al. 2023, MDT). `progressive` replaces the first half of the batches by four times as many
+    of half the size, which take as long. `average` 0 judges the last weights.
     """
 
     target: str = "v"
