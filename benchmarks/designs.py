@@ -60,6 +60,7 @@ class Design:
     empty: float = denoiser.EMPTY
     hidden: float = 0.0
     progressive: bool = False
+    latent_channels: int = autoencoder.CHANNELS
 
 
 DESIGNS = {
@@ -209,7 +210,7 @@ def adam(module: nn.Module, rates: Optimisation) -> Callable[[float], None]:
 
 def _denoiser(design: Design, pipe: StableDiffusionPipeline) -> Denoiser:
     size = 8 * int(pipe.unet.config["sample_size"])
-    model = denoiser.new(pipe.tokenizer, size=size, channels=design.channels)
+    model = denoiser.new(pipe.tokenizer, size=size, channels=design.channels, latent_channels=design.latent_channels)
     if design.attention_everywhere:
         down, up = ("CrossAttnDownBlock2D",) * 2, ("CrossAttnUpBlock2D",) * 2
         config = dict(model.unet.config) | {"down_block_types": down, "up_block_types": up}

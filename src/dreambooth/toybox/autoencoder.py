@@ -27,7 +27,9 @@ KL = 1e-6
 """Weight of the divergence a latent value; more makes channels fall silent."""
 
 
-def new(channels: tuple[int, ...] = (32, 64, 64, 96), size: int = 128) -> AutoencoderKL:
+def new(
+    channels: tuple[int, ...] = (32, 64, 64, 96), size: int = 128, latent_channels: int = CHANNELS
+) -> AutoencoderKL:
     """An untrained autoencoder; `channels` from the full size down to an eighth of it. Residual branches begin at
     zero, which halves the steps to the same error."""
     count = len(channels)
@@ -39,7 +41,7 @@ def new(channels: tuple[int, ...] = (32, 64, 64, 96), size: int = 128) -> Autoen
     vae = AutoencoderKL(
         **levels,
         layers_per_block=1,
-        latent_channels=CHANNELS,
+        latent_channels=latent_channels,
         norm_num_groups=8,
         sample_size=size,
         scaling_factor=1.0,
@@ -151,7 +153,7 @@ def psnr(restored: Tensor, pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Latents [N, CHANNELS, H/8, W/8] of uint8 images [N, 3, H, W]: the means, float32, on the CPU."""
+    """Latents [N, C, H/8, W/8] of uint8 images [N, 3, H, W]: the means, float32, on the CPU."""
     device, batch = vae.device, 64
     if device.type == "cpu":  # a third of the time: what a few pictures need stays in the caches
         still: Any = copy.deepcopy(vae)

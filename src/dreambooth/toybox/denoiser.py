@@ -101,7 +101,7 @@ class Denoiser(nn.Module):
 
 def new(
     tokenizer: CLIPTokenizer, *, size: int = 128, channels: tuple[int, ...] = (96, 160), width: int = 160,
-    layers: int = 3, head: int = 32,
+    layers: int = 3, head: int = 32, latent_channels: int = autoencoder.CHANNELS,
 ) -> Denoiser:  # fmt: skip
     """An untrained denoiser for pictures of `size` pixels. Attention stands at a 16th of the size and below: at an
     eighth it would halve the images a second."""
@@ -109,8 +109,8 @@ def new(
     heads: Any = tuple(max(1, count // head) for count in channels)
     unet = UNet2DConditionModel(
         sample_size=size // 8,
-        in_channels=autoencoder.CHANNELS,
-        out_channels=autoencoder.CHANNELS,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         block_out_channels=channels,
         down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * lower),
         up_block_types=(*["CrossAttnUpBlock2D"] * lower, "UpBlock2D"),
