@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
+
+LINE_SECONDS = 30.0
+"""How often a bar is told as a line of its own where nothing can be drawn over: in a log file, in a pipe."""
 
 
 class Display:
@@ -31,7 +35,7 @@ class Display:
     def track(
         self, title: str, total: int, done: float = 0, over_seconds: float = 30
     ) -> Generator[Callable[..., None]]:
-        """A progress bar with rate and ETA; yields `advance(count, note="")`.
+        """A progress bar with rate and ETA, a line of it now and then in a log file; yields `advance(count, note="")`.
 
         What remains is estimated from the last `over_seconds`: more where the work goes through unequal phases.
         """
@@ -50,8 +54,14 @@ class Display:
         with Progress(*columns, console=self.console, disable=self.quiet, speed_estimate_period=over_seconds) as bar:
             task = bar.add_task(title, total=total, note="")
             bar.update(task, completed=done)
+            as_lines = not (self.quiet or self.console.is_terminal or self.console.is_jupyter)
+            told = monotonic()
 
             def advance(count: float = 1, note: str = "") -> None:
+                nonlocal told
                 bar.update(task, advance=count, note=note)
+                if as_lines and not bar.finished and monotonic() - told >= LINE_SECONDS:
+                    told = monotonic()
+                    self.console.print(bar.make_tasks_table(bar.tasks))
 
             yield advance
