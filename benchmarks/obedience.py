@@ -1,0 +1,83 @@
+"""In how many pictures of a finished benchmark of the embedded world there is what their prompts ask for.
+
+    python -m benchmarks.obedience runs/toybox
+
+CLIP-T is a cosine. It tells which of two pictures is nearer to a prompt, but not whether either obeys it. So
+toybox-clip is asked here what a picture shows, as in `dreambooth toybox assess`: which of all places, which of all
+things to wear, which of all properties, and which class. Means over subjects, with 95 % bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+
+from PIL import Image
+
+from dreambooth.backbones import hush
+from dreambooth.errors import DreamBoothError
+from dreambooth.evaluation import bootstrap
+from dreambooth.evaluation.benchmark_plan import Member
+from dreambooth.evaluation.encoders import ImageTextEncoder, clip_encoder
+from dreambooth.evaluation.results import Results
+from dreambooth.toybox import zeroshot
+from dreambooth.toybox.suites import scene_of
+
+KINDS = {"context": "places", "accessory": "accessories", "property": "properties"}
+Shares = dict[tuple[str, str], float]
+"""By kind of prompt and by what is looked for, its class or what else it says: the share of pictures that show it."""
+
+
+def obeyed(folder: Path, member: Member, judge: ImageTextEncoder) -> Shares:
+    """What the pictures in a folder, which its pictures.json tells of, show of what was asked."""
+    jobs = json.loads((folder / "pictures.json").read_text("utf-8"))
+    scenes = [scene_of(job["template"], job["seed"], member.class_noun, individual=0) for job in jobs]
+    shown = judge.embed_images([Image.open(folder / job["file"]).convert("RGB") for job in jobs])
+    found: Shares = {}
+    for attribute, kind in KINDS.items():
+        asked = [row for row, scene in enumerate(scenes) if getattr(scene, attribute) is not None]
+        for what in ("class_noun", attribute) if asked else ():
+            right = zeroshot.judged(shown[asked], [scenes[row] for row in asked], what, judge.embed_texts)
+            found[kind, "class" if what == "class_noun" else "asked for"] = fmean(right)
+    return found
+
+
+def table(found: Mapping[str, Mapping[str, Shares]]) -> str:
+    """Methods by kinds of prompt as Markdown; `found` has the shares by method and by subject."""
+    columns = [(kind, what) for kind in KINDS.values() for what in ("class", "asked for")]
+    lines = ["| | " + " | ".join(f"{kind}: {what}" for kind, what in columns) + " | subjects |"]
+    lines.append("|---" * (len(columns) + 2) + "|")
+    for method, subjects in found.items():
+        cells: list[str] = []
+        for column in columns:
+            values = [shares[column] for shares in subjects.values() if column in shares]
+            cells.append(bootstrap.percent(bootstrap.mean(values)) if values else bootstrap.NOTHING)
+        lines.append(f"| {method} | " + " | ".join(cells) + f" | {len(subjects)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="The folder of a benchmark with --suite toybox.")
+    parser.add_argument("--methods", nargs="*", default=["truth", "dreambooth", "textual-inversion", "base"])
+    parser.add_argument("--clip", default="toybox-clip")
+    options = parser.parse_args()
+    hush()
+    found: dict[str, dict[str, Shares]] = {}
+    try:
+        judge = clip_encoder(options.clip, "cpu")
+        for member in Results(options.results).plan().members:
+            for method in options.methods:
+                folder = options.results / "subjects" / member.name / method / "pictures"
+                if (folder / "pictures.json").exists():
+                    found.setdefault(method, {})[member.name] = obeyed(folder, member, judge)
+    except DreamBoothError as error:
+        parser.error(str(error))
+    print(table({method: found[method] for method in options.methods if method in found}))
+
+
+if __name__ == "__main__":
+    main()
