@@ -20,21 +20,22 @@ from PIL import Image
 from dreambooth.backbones import hush
 from dreambooth.errors import DreamBoothError
 from dreambooth.evaluation import bootstrap
-from dreambooth.evaluation.benchmark_plan import Member
 from dreambooth.evaluation.encoders import ImageTextEncoder, clip_encoder
 from dreambooth.evaluation.results import Results
 from dreambooth.toybox import zeroshot
-from dreambooth.toybox.suites import scene_of
+from dreambooth.toybox.suites import scene_of, suites
+from dreambooth.ui import Display
 
 KINDS = {"context": "places", "accessory": "accessories", "property": "properties"}
+INDEX = "pictures.json"
 Shares = dict[tuple[str, str], float]
 """By kind of prompt and by what is looked for, its class or what else it says: the share of pictures that show it."""
 
 
-def obeyed(folder: Path, member: Member, judge: ImageTextEncoder) -> Shares:
+def obeyed(folder: Path, class_noun: str, judge: ImageTextEncoder) -> Shares:
     """What the pictures in a folder, which its pictures.json tells of, show of what was asked."""
-    jobs = json.loads((folder / "pictures.json").read_text("utf-8"))
-    scenes = [scene_of(job["template"], job["seed"], member.class_noun, individual=0) for job in jobs]
+    jobs = json.loads((folder / INDEX).read_text("utf-8"))
+    scenes = [scene_of(job["template"], job["seed"], class_noun, individual=0) for job in jobs]
     shown = judge.embed_images([Image.open(folder / job["file"]).convert("RGB") for job in jobs])
     found: Shares = {}
     for attribute, kind in KINDS.items():
@@ -69,11 +70,21 @@ def main() -> None:
     found: dict[str, dict[str, Shares]] = {}
     try:
         judge = clip_encoder(options.clip, "cpu")
-        for member in Results(options.results).plan().members:
-            for method in options.methods:
-                folder = options.results / "subjects" / member.name / method / "pictures"
-                if (folder / "pictures.json").exists():
-                    found.setdefault(method, {})[member.name] = obeyed(folder, member, judge)
+        suite = suites().get(Results(options.results).plan().settings.suite)
+        if suite is None:
+            parser.error(
+                f"{options.results} is of another world; it has to be made with --suite {' or '.join(suites())}"
+            )
+        drawn = [
+            (method, member, folder)
+            for member in suite().subjects
+            for method in options.methods
+            if (folder := options.results / "subjects" / member.name / method / "pictures").joinpath(INDEX).exists()
+        ]
+        with Display().track("judging", len(drawn)) as advance:
+            for method, member, folder in drawn:
+                found.setdefault(method, {})[member.name] = obeyed(folder, member.class_noun, judge)
+                advance()
     except DreamBoothError as error:
         parser.error(str(error))
     print(table({method: found[method] for method in options.methods if method in found}))

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 from benchmarks.obedience import obeyed, table
-from dreambooth.evaluation.benchmark_plan import Member
 from dreambooth.evaluation.encoders import clip_encoder
 from dreambooth.toybox.suites import true_pictures
 
@@ -25,9 +24,9 @@ def written(folder: Path, shift: int) -> Path:
 
 
 def test_true_pictures_obey_and_swapped_ones_do_not(tmp_path: Path):
-    member, judge = Member(name="dog-1", class_noun="dog", live=True), clip_encoder("toybox-clip", "cpu")
-    right = obeyed(written(tmp_path / "right", 0), member, judge)
-    wrong = obeyed(written(tmp_path / "wrong", 1), member, judge)
+    judge = clip_encoder("toybox-clip", "cpu")
+    right = obeyed(written(tmp_path / "right", 0), "dog", judge)
+    wrong = obeyed(written(tmp_path / "wrong", 1), "dog", judge)
     assert right["places", "asked for"] == right["properties", "asked for"] == 1 == right["accessories", "asked for"]
     assert wrong["places", "asked for"] == 0
     assert right["places", "class"] == 1
