@@ -34,11 +34,21 @@ def bytes_of(pixels: Tensor) -> Tensor:
     return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
+def distance(teller: ImageEncoder, images: Tensor, true: Tensor, apart: Tensor) -> float:
+    """The Fréchet ratio of `assess.frechet_row`, of pictures [N, 3, H, W], uint8."""
+    value = assess.frechet_row(teller, images, true, apart).value
+    assert value is not None
+    return value
+
+
 def tried(
     channels: int, corpus: Corpus, scenes: list[Scene], true: Tensor, apart: Tensor, teller: ImageEncoder,
     autoencoder_steps: int, steps: int, folder: Path,
 ) -> dict[str, float]:  # fmt: skip
-    """What latents of so many channels come to; `true` shows the scenes and `apart` others, uint8."""
+    """What latents of so many channels come to: PSNR in dB, Fréchet ratios, processor seconds.
+
+    `true` [N, 3, H, W] shows the scenes and `apart` [M, 3, H, W] others, both uint8.
+    """
     start = time.process_time()
     model = autoencoder.new(latent_channels=channels)
     rates, budget = pretrain.AUTOENCODER_RATES, Budget(autoencoder_steps)
@@ -50,7 +60,7 @@ def tried(
         "channels": float(channels),
         "autoencoder s/step": seconds,
         "PSNR": autoencoder.psnr(restored, pixels).mean().item(),
-        "reconstructions": assess.frechet_row(teller, bytes_of(restored), true, apart).value or 0.0,
+        "reconstructions": distance(teller, bytes_of(restored), true, apart),
     }
     pipe = StableDiffusionPipeline.from_pretrained(str(embedded()["toybox-sd"]), local_files_only=True)
     pipe.register_modules(vae=vae)
@@ -60,7 +70,7 @@ def tried(
     prompts = [captions.caption(scene, seed=index) for index, scene in enumerate(scenes)]
     whole = denoiser.pipeline(vae, average, pipe.tokenizer)
     drawn = [denoiser.sample(whole, prompts[first : first + 8], seed=first) for first in range(0, len(prompts), 8)]
-    samples = assess.frechet_row(teller, bytes_of(torch.cat(drawn)), true, apart).value or 0.0
+    samples = distance(teller, bytes_of(torch.cat(drawn)), true, apart)
     return found | {"denoiser s/picture": seconds, "samples": samples}
 
 

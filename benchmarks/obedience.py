@@ -33,7 +33,10 @@ Shares = dict[tuple[str, str], float]
 
 
 def obeyed(folder: Path, class_noun: str, judge: ImageTextEncoder) -> Shares:
-    """What the pictures in a folder, which its pictures.json tells of, show of what was asked."""
+    """What the pictures in a folder, which its pictures.json tells of, show of what was asked, as shares 0..1.
+
+    Raises ConfigError for a prompt that is not DreamBench's.
+    """
     jobs = json.loads((folder / INDEX).read_text("utf-8"))
     scenes = [scene_of(job["template"], job["seed"], class_noun, individual=0) for job in jobs]
     shown = judge.embed_images([Image.open(folder / job["file"]).convert("RGB") for job in jobs])
