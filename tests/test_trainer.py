@@ -184,6 +184,42 @@ class TestStep:
         assert last < 0.9 * first
 
 
+class TestMerge:
+    @pytest.mark.parametrize("extra", [{}, {"ema_decay": 0.9}])
+    def test_what_is_kept_lies_between_untouched_and_trained(self, tiny_model: Path, tmp_path: Path, extra: dict):
+        trained, _ = train(tiny_model, tmp_path / "whole", text=True, **extra)
+        merged, _ = train(tiny_model, tmp_path / "merged", text=True, merge_ratio=0.25, **extra)
+        modules = backbones.load(str(tiny_model)).modules
+        moved = 0
+        for key, value in merged.items():
+            module, _, name = key.partition(".")
+            start = modules[module].state_dict()[name]
+            torch.testing.assert_close(value, start + 0.25 * (trained[key] - start))
+            moved += not torch.equal(value, start)
+        assert moved > 100
+
+    def test_looks_meet_what_is_kept_and_leave_training_alone(self, tiny_model: Path, tmp_path: Path):
+        runs = [RunFolder.create(tmp_path / name, make_config({})) for name in ("looked", "unseen")]
+        seen: list[torch.Tensor] = []
+        for run, every in zip(runs, (2, 0), strict=True):
+            backbone = backbones.load(str(tiny_model))
+            first = next(iter(backbone.modules["denoiser"].parameters()))
+
+            def look(_step: int, weights: torch.Tensor = first) -> None:
+                seen.append(weights.detach().clone())
+
+            s = settings(max_train_steps=4, preview_steps=every, checkpointing_steps=4, merge_ratio=0.5)
+            finetune(backbone, FullFineTuning(), examples(), s, run, preview=look)
+            seen.append(first.detach().clone())
+        assert len(seen) == 4 and not torch.equal(seen[0], seen[1])
+        assert torch.equal(seen[1], seen[2]) and torch.equal(seen[2], seen[3])  # the last look, and both results
+        # Checkpoints hold what is trained on, not what is kept.
+        states = [run.checkpoints()[-1].tensors("trained") for run in runs]
+        assert_equal(*states)
+        key = "denoiser." + next(iter(dict(backbones.load(str(tiny_model)).modules["denoiser"].named_parameters())))
+        assert not torch.equal(states[0][key], seen[2])
+
+
 class TestOrder:
     def test_every_photo_comes_once_an_epoch(self):
         numbers = draw(5, 3, "subject", 0, 15)
@@ -210,7 +246,7 @@ class TestOrder:
 
 
 class TestResume:
-    @pytest.mark.parametrize("extra", [{}, {"ema_decay": 0.9}, {"lr_scheduler": "cosine", "lr_warmup_steps": 2}])
+    @pytest.mark.parametrize("extra", [{}, {"ema_decay": 0.9, "merge_ratio": 0.8}, {"lr_scheduler": "cosine", "lr_warmup_steps": 2}])
     def test_resumed_is_bit_identical(self, tiny_model: Path, tmp_path: Path, extra: dict):
         straight, _ = train(tiny_model, tmp_path / "straight", text=True, max_train_steps=6, **extra)
         folder = tmp_path / "cut"

@@ -49,6 +49,7 @@ class Settings:
     use_8bit_adam: bool = False
     max_grad_norm: float = 1.0
     ema_decay: float | None = None
+    merge_ratio: float = 1.0
     mixed_precision: MixedPrecision = "no"
     tier: Tier = FAST
     compile_backend: str | None = None
@@ -195,22 +196,30 @@ class TrainState:
         self.step = checkpoint.step
 
     @contextmanager
-    def averaged_weights(self) -> Generator[None]:
-        """The averaged weights in place of the trained ones, and every module in place, for a look."""
+    def kept_weights(self) -> Generator[None]:
+        """The weights that would be kept in place of those in training, and every module in place, for a look."""
         with self.holding.complete():
-            if self.ema is None:
+            if self.ema is None and self.settings.merge_ratio == 1:
                 yield
                 return
-            self.ema.store(self.parameters)
-            self.ema.copy_to(self.parameters)
+            trained = [parameter.detach().to("cpu", copy=True) for parameter in self.parameters]
+            self._settle()
             try:
                 yield
             finally:
-                self.ema.restore(self.parameters)
+                for parameter, value in zip(self.parameters, trained, strict=True):
+                    parameter.data.copy_(value)
+
+    def _settle(self) -> None:
+        """Puts what is kept of training in place: the average if there is one, merged with the untouched weights."""
+        if self.ema is not None:
+            self.ema.copy_to(self.parameters)
+        if self.settings.merge_ratio < 1:
+            self.method.merge(self.settings.merge_ratio)
 
     @contextmanager
     def at_work(self, run: RunFolder, tell: Callable[[], None]) -> Generator[None]:
-        """The training inside; leaves the backbone as it was held before, with the averaged weights if there are any.
+        """The training inside; leaves the backbone as it was held before, with the weights that are kept.
 
         Where memory ends while no weight is half-way, the steps so far are saved first, once `tell` has told them.
         """
@@ -224,8 +233,7 @@ class TrainState:
             raise
         finally:
             self.release()
-        if self.ema is not None:
-            self.ema.copy_to(self.parameters)
+        self._settle()
 
     def release(self) -> None:
         """Takes everything off the backbone that `build` put on it, but for the method."""

@@ -75,10 +75,10 @@ def finetune(
             reports.add(state.step, torch.cat([sums, norm.to(sums)[None]]), rate, start, method.facts())
             reports.tell(late=late and not (stop or s.pauses(state.step)))
             if world.is_main_process and s.due(s.preview_steps, state.step):
-                with state.averaged_weights():
+                with state.kept_weights():
                     preview(state.step)
             if s.due(s.track_steps, state.step):
-                with state.averaged_weights():
+                with state.kept_weights():
                     enough = from_main_process(world.is_main_process and judge(state.step))
             if world.is_main_process and (stop or enough or s.due(s.checkpointing_steps, state.step)):
                 run.save_checkpoint(state.step, state.tensors(), s.checkpoints_total_limit)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from dreambooth.backbones.protocol import Backbone, is_text_encoder
@@ -29,15 +31,20 @@ class FullFineTuning:
         return groups
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {
-            f"{name}.{key}": value
-            for name, module in self._modules.items()
-            for key, value in module.state_dict().items()
-        }
+        return _named(self._modules)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         misfit = "The saved weights do not fit this model; resume with the model the run was started with."
         put_back(self.state_dict(), state, misfit)
+
+    @torch.no_grad()
+    def merge(self, ratio: float) -> None:
+        """W0 + ratio · (W − W0), with W0 the untouched weights (Wortsman et al. 2022, arXiv 2109.01903, section 3)."""
+        untouched = self._untouched()
+        for key, value in self.state_dict().items():
+            if value.is_floating_point():
+                start = untouched[key].to(value.device, torch.float32)
+                value.copy_(start.lerp(value.float(), ratio))
 
     def facts(self) -> dict[str, float]:
         return {}
@@ -53,12 +60,18 @@ class FullFineTuning:
             module.requires_grad_(False).eval()
 
     def eject(self) -> None:
+        if self._backbone is not None:
+            self.load_state_dict(self._untouched())
+            self.detach()
+
+    def _untouched(self) -> dict[str, Tensor]:
+        """What `state_dict` was before training, read again: it costs no memory while training goes on."""
         from dreambooth.backbones import load_again
 
-        if self._backbone is None:
-            return
-        base = load_again(self._backbone)
-        self.load_state_dict(
-            {f"{name}.{key}": value for name in self._modules for key, value in base.modules[name].state_dict().items()}
-        )
-        self.detach()
+        assert self._backbone is not None
+        modules = load_again(self._backbone).modules
+        return _named({name: modules[name] for name in self._modules})
+
+
+def _named(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}

@@ -120,6 +120,9 @@ class LoRA:
         misfit = "The saved adapter does not fit; resume with the model and the settings the run was started with."
         put_back(self.state_dict(), state, misfit)
 
+    def merge(self, ratio: float) -> None:
+        """Nothing: the model's own weights are untouched."""
+
     def facts(self) -> dict[str, float]:
         return {}
 

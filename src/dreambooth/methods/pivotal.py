@@ -42,6 +42,9 @@ class PivotalTuning:
         self.lora.load_state_dict({key: value for key, value in state.items() if key not in word})
         self.word.load_state_dict(word)
 
+    def merge(self, ratio: float) -> None:
+        """Nothing: the model's own weights are untouched."""
+
     def facts(self) -> dict[str, float]:
         return self.word.facts()
 

@@ -48,6 +48,10 @@ class Method(Protocol):
         """Puts trained values back in place; raises RunError where names or shapes differ."""
         ...
 
+    def merge(self, ratio: float) -> None:
+        """Leaves `ratio` of what training changed of the model's weights; for methods that change them."""
+        ...
+
     def facts(self) -> dict[str, float]:
         """What is worth watching beside the loss, by its name in the log; nothing for most methods."""
         ...

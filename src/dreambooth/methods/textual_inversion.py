@@ -120,6 +120,9 @@ class TextualInversion:
         misfit = "The saved embedding does not fit; resume with the settings the run was started with."
         put_back(self.state_dict(), state, misfit)
 
+    def merge(self, ratio: float) -> None:
+        """Nothing: the model's own weights are untouched."""
+
     def facts(self) -> dict[str, float]:
         """Means over the vectors: the norm, beside a usual word's, distance from and cosine with where they began."""
         each: list[Tensor] = []
