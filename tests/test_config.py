@@ -91,15 +91,6 @@ def test_a_small_model_keeps_an_average_by_default(tiny_model: Path, given: dict
     assert resolve_defaults(make_config(given), large).use_ema is given.get("use_ema", False)
 
 
-@pytest.mark.parametrize(
-    ("given", "ratio"), [({}, 0.8), ({"merge_ratio": 1.0}, 1.0), ({"method": "lora"}, 1.0), ({"merge_ratio": 0.5}, 0.5)]
-)
-def test_a_small_model_is_merged_with_the_untouched_one(tiny_model: Path, given: dict[str, Any], ratio: float):
-    spec = backbones.load(str(tiny_model)).spec
-    assert resolve_defaults(make_config(given), spec).merge_ratio == ratio
-    assert resolve_defaults(make_config({}), replace(spec, merge_ratio=1.0)).merge_ratio == 1
-
-
 @pytest.mark.parametrize("values", [{"merge_ratio": 0}, {"merge_ratio": 1.2}, {"merge_ratio": 0.5, "method": "lora"}])
 def test_a_merge_that_makes_no_sense_is_refused(values: dict[str, Any]):
     with pytest.raises(ConfigError, match="merge_ratio"):

@@ -229,7 +229,7 @@ class TestTheBest:
         assert tracker.summary(True).startswith("The model has the weights of step 2: DINO 0.600")
 
     def test_averaged_weights_are_what_is_judged_and_kept(self, tiny_model: Path, tmp_path: Path):
-        tracker, method = train(tiny_model, tmp_path / "run", dinos(0.5, 0.6, 0.7), ema_decay=0.9)
+        tracker, method = train(tiny_model, tmp_path / "run", dinos(0.5, 0.6, 0.7), ema_decay=0.9, merge_ratio=0.5)
         averaged = copy_of(method)
         assert tracker.load_best() == Scores(6, 0.7, 0.3, 0.4)
         assert_equal(averaged, copy_of(method))

@@ -246,7 +246,9 @@ class TestOrder:
 
 
 class TestResume:
-    @pytest.mark.parametrize("extra", [{}, {"ema_decay": 0.9, "merge_ratio": 0.8}, {"lr_scheduler": "cosine", "lr_warmup_steps": 2}])
+    @pytest.mark.parametrize(
+        "extra", [{}, {"ema_decay": 0.9, "merge_ratio": 0.8}, {"lr_scheduler": "cosine", "lr_warmup_steps": 2}]
+    )
     def test_resumed_is_bit_identical(self, tiny_model: Path, tmp_path: Path, extra: dict):
         straight, _ = train(tiny_model, tmp_path / "straight", text=True, max_train_steps=6, **extra)
         folder = tmp_path / "cut"

@@ -173,9 +173,7 @@ class TrainConfig(BaseModel):
     )
     use_ema: bool | None = Field(None, description="Keep an exponential moving average of the weights; by model.")
     ema_decay: float = Field(0.98, ge=0, lt=1, description="Decay of that average a step.")
-    merge_ratio: float | None = Field(
-        None, gt=0, le=1, description="Share of what training changed that is kept at its end; 1 is all; by model."
-    )
+    merge_ratio: float = Field(1.0, gt=0, le=1, description="Share of what training changed that is kept at its end.")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
 
     # Judging as training goes
@@ -241,7 +239,7 @@ class TrainConfig(BaseModel):
             raise ValueError(f"{' and '.join(given)} belong to the methods {', '.join(ADAPTERS)}; choose one of those")
         if self.method != "pivotal" and self.embedding_lr is not None:
             raise ValueError("embedding_lr belongs to pivotal; other methods have learning_rate alone")
-        if self.method != "dreambooth" and self.merge_ratio is not None:
+        if self.method != "dreambooth" and self.merge_ratio < 1:
             raise ValueError("merge_ratio belongs to dreambooth; other methods leave the model as it is")
         if self.method == "textual-inversion":
             clashing = ("with_prior_preservation", "train_text_encoder", "probe_identifier")

@@ -152,6 +152,7 @@ def in_host_memory(places: Set[int], least_bytes: int = LEAST_MOVED_BYTES) -> Ab
 
     Copies go by pinned memory in the order of the device's other work, so the host waits for none.
     """
+
     def pack(tensor: Tensor) -> Tensor | tuple[torch.device, Tensor]:
         if tensor.nbytes < least_bytes or tensor.untyped_storage().data_ptr() in places:
             return tensor

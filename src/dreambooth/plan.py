@@ -46,7 +46,6 @@ def resolve_defaults(config: TrainConfig, spec: Spec) -> TrainConfig:
         "train_text_encoder": text is not None if config.train_text_encoder is None else config.train_text_encoder,
         "text_encoder_lr": config.text_encoder_lr or learning_rate * (text or 1),
         "use_ema": full and spec.averaged if config.use_ema is None else config.use_ema,
-        "merge_ratio": (spec.merge_ratio if full else 1.0) if config.merge_ratio is None else config.merge_ratio,
         "embedding_lr": config.embedding_lr
         or (spec.textual_inversion.learning_rate if config.method == "pivotal" else None),
         "max_train_steps": config.max_train_steps or recipe.max_train_steps,

@@ -337,7 +337,7 @@ def settings_of(config: TrainConfig) -> Settings:
         use_8bit_adam=config.use_8bit_adam,
         max_grad_norm=config.max_grad_norm,
         ema_decay=config.ema_decay if config.use_ema else None,
-        merge_ratio=config.merge_ratio or 1.0,
+        merge_ratio=config.merge_ratio,
         mixed_precision=config.mixed_precision,
         tier=replace(FAST, checkpointing=config.gradient_checkpointing),
         compile_backend="inductor" if config.compile else None,

@@ -44,7 +44,6 @@ SMALL: dict[str, Any] = {
     "text_encoder_share": 1.0,
     "lora_text_share": 0.25,
     "averaged": True,  # at so high a rate one step's weights differ from the next one's in what they draw
-    "merge_ratio": 0.8,
     "unprompted_share": 0.25,
     "composed_share": 0.5,
     "train_batch_size": 4,

@@ -115,7 +115,7 @@ class Spec:
     that `release_text_encoder` frees.
     `text_encoder_share` is the text encoder's rate as a share of the denoiser's, for a model that is trained with it by
     default; `lora_text_share` the same for its adapters. `averaged` has full fine-tuning keep a moving average of the
-    weights by default, and `merge_ratio` is the share of what it changed that is kept. `unprompted_share` is its share of prior rows that are samples of no prompt.
+    weights by default. `unprompted_share` is its share of prior rows that are samples of no prompt.
     `composed_share` is the share of the photos' rows that are composed examples.
     `timestep_shift` moves training times, towards noise where it is above 1.
     `crop_size` is the side of the cut-outs that a super-resolver trains on, a multiple of `crop_step` as their corners.
@@ -139,7 +139,6 @@ class Spec:
     text_encoder_share: float | None = None
     lora_text_share: float | None = None
     averaged: bool = False
-    merge_ratio: float = 1.0
     unprompted_share: float = 0.0
     composed_share: float = 0.0
     timestep_shift: float | None = None
