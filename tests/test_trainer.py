@@ -13,6 +13,7 @@ from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
 from dreambooth.errors import Interrupted, RunError, TrainingError
 from dreambooth.examples import Batch, Examples, augmented_views, draw, noise_and_time
+from dreambooth.memory import LEAN
 from dreambooth.methods.full import FullFineTuning
 from dreambooth.train_state import Settings, rate_factor
 from dreambooth.trainer import Loss, StepReport, finetune
@@ -185,7 +186,7 @@ class TestStep:
 
 
 class TestMerge:
-    @pytest.mark.parametrize("extra", [{}, {"ema_decay": 0.9}])
+    @pytest.mark.parametrize("extra", [{}, {"ema_decay": 0.9}, {"tier": LEAN}])
     def test_what_is_kept_lies_between_untouched_and_trained(self, tiny_model: Path, tmp_path: Path, extra: dict):
         trained, _ = train(tiny_model, tmp_path / "whole", text=True, **extra)
         merged, _ = train(tiny_model, tmp_path / "merged", text=True, merge_ratio=0.25, **extra)

@@ -3,12 +3,13 @@
 import math
 from pathlib import Path
 
+import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from benchmarks.latents import bytes_of, tried
+from benchmarks.latents import bytes_of, distance, tried
 from dreambooth.evaluation.encoders import dino_encoder
-from dreambooth.toybox import captions
+from dreambooth.toybox import captions, references
 from dreambooth.toybox.data import Corpus
 
 
@@ -27,6 +28,14 @@ def test_latents_of_four_channels_are_tried(tmp_path: Path):
     assert found["channels"] == 4 and 0 < found["PSNR"] < 40
     assert found["reconstructions"] > 1 and found["samples"] > 1
     assert all(math.isfinite(value) for value in found.values())
+
+
+def test_true_pictures_have_a_distance_of_one_and_noise_a_larger(tmp_path: Path):
+    pictures = references.rendered(tmp_path, [captions.sample_scene(seed) for seed in range(12)], compiled=False)
+    teller, true, apart = dino_encoder("toybox-dino", "cpu"), pictures[:6], pictures[6:]
+    noise = torch.randint(0, 256, true.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    assert distance(teller, true, true, apart) == pytest.approx(1)
+    assert distance(teller, noise, true, apart) > 1.2
 
 
 def test_pictures_become_bytes():
