@@ -264,6 +264,17 @@ def test_balanced_latents_are_ordered_and_the_pictures_the_same() -> None:
     torch.testing.assert_close(before, autoencoder.reconstruct(balanced, pixels), atol=1e-3, rtol=0)
 
 
+def test_channels_that_no_pixel_moves_with_are_balanced_too() -> None:
+    vae, images = _untrained()
+    assert vae.post_quant_conv is not None
+    vae.post_quant_conv.weight.data[:, :3] = 0
+    pixels = images.float() / 127.5 - 1
+    before = autoencoder.reconstruct(vae, pixels)
+    torch.testing.assert_close(
+        before, autoencoder.reconstruct(autoencoder.balanced(vae, images), pixels), atol=5e-3, rtol=0
+    )
+
+
 def test_the_subject_weighs_more() -> None:
     target = torch.zeros(2, 8, 4, 4)
     predicted, masks = target.clone(), torch.zeros(2, 1, 4, 4)

@@ -174,9 +174,10 @@ def balanced(vae: AutoencoderKL, images: Tensor) -> AutoencoderKL:
     latents = encode(vae, images).to(vae.device)
     mean = latents.mean((0, 2, 3))
     metric_values, metric_vectors = torch.linalg.eigh(_pixel_metric(vae, latents[:24]))
-    metric = (metric_vectors * metric_values.clamp_min(1e-9).sqrt()) @ metric_vectors.T
+    metric = (metric_vectors * metric_values.clamp_min(1e-6 * metric_values[-1].item()).sqrt()) @ metric_vectors.T
     moved = metric @ (latents.transpose(0, 1).flatten(1) - mean.view(-1, 1))
     variances, components = torch.linalg.eigh(moved.cov(correction=0))
+    variances = variances.clamp_min(1e-6 * variances[-1].item())  # of a silent channel it may come out below zero
     wanted = 2 * (variances / variances.max()).pow(BALANCE)
     _fold(vae, mean, torch.linalg.inv(((wanted / variances).sqrt() * components).T @ metric), images[:24])
     return vae
