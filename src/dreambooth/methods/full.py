@@ -39,7 +39,10 @@ class FullFineTuning:
 
     @torch.no_grad()
     def merge(self, ratio: float) -> None:
-        """W0 + ratio · (W − W0), with W0 the untouched weights (Wortsman et al. 2022, arXiv 2109.01903, section 3)."""
+        """W0 + ratio · (W − W0), with W0 the untouched weights (Wortsman et al. 2022, arXiv 2109.01903, section 3).
+
+        Raises ModelError when the base model is not there any more.
+        """
         untouched = self._untouched()
         for key, value in self.state_dict().items():
             if value.is_floating_point():
