@@ -123,7 +123,8 @@ def test_the_command_measures_everything(
     Image.effect_noise((200, 160), 60).convert("RGB").save(tmp_path / "photos" / "cat" / "a.png")
     (tmp_path / "photos" / "note.txt").write_text("no photo")
     common = ("--prompts", 4, "--work", tmp_path / "work", "--write-cards")
-    assert run(monkeypatch, models, *common, "--json", "--photos", tmp_path / "photos") == 0
+    with_judges = (*common, "--judge-cards", "--json", "--photos", tmp_path / "photos")
+    assert run(monkeypatch, models, *with_judges) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["count"] for row in found["autoencoder"]] == [4, 1]
     values = [row["value"] for part in assessment.PARTS for row in found[part] if row["count"]]
@@ -136,7 +137,9 @@ def test_the_command_measures_everything(
 
     monkeypatch.setattr(assess.references.world, "draw", None)  # nothing is rendered or sampled again
     monkeypatch.setattr("dreambooth.backbones.latent_diffusion.LatentDiffusion.generate", None)
+    (models / "clip" / "README.md").write_text("of more pictures", "utf-8")
     assert run(monkeypatch, models, *common) == 0
+    assert (models / "clip" / "README.md").read_text("utf-8") == "of more pictures"
     table = capsys.readouterr().out
     assert "no --photos" in table and "samples: class right" in table
 

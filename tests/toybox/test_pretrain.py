@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from dreambooth.errors import ModelError, TrainingError
@@ -32,6 +33,9 @@ TINY = pretrain.PretrainConfig(
     text_layers=1,
     compiled=False,
 )
+
+
+FILE = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +88,16 @@ def test_training_goes_on_from_a_models_weights(tmp_path: Path) -> None:
     assert torch.nn.functional.mse_loss(after, before) < 0.25 * before.var()
     assert "| begun with | the weights of toy, trained before |" in (tmp_path / "more" / "README.md").read_text("utf-8")
     assert any("8 of 8 pictures, both ways round" in line for line in lines)
+
+
+def test_an_autoencoder_of_no_steps_stays_as_it_is(tmp_path: Path) -> None:
+    pretrain.pretrain(tmp_path / "toy", TINY, work=tmp_path / "work", device="cpu", log=lambda line: None)
+    lines: list[str] = []
+    further = replace(TINY, start=tmp_path / "toy", autoencoder=Budget(0), denoiser=Budget(2), class_power=3.0)
+    pretrain.pretrain(tmp_path / "more", further, work=tmp_path / "later", device="cpu", log=lines.append)
+    old, new = (load_file(tmp_path / name / "vae" / FILE) for name in ("toy", "more"))
+    assert all(torch.equal(old[key], new[key]) for key in old)
+    assert any("drawn worst is shown" in line for line in lines)
 
 
 def test_latents_are_turned_back_to_what_they_meant() -> None:
@@ -304,6 +318,34 @@ def test_mirrored_rows_mirror_their_masks_unless_a_side_is_named(words: CLIPToke
     clean, shares, _ = denoiser.batch(free, known, data.generator(0, "x", 0), 64)
     assert 0 < clean.mean() < 1
     assert all((share[0, :, -1] == row[0, :, 0]).all() for share, row in zip(shares, clean, strict=True))
+
+
+def test_what_is_drawn_badly_is_shown_more_often(words: CLIPTokenizer) -> None:
+    """A denoiser that says 0 is wrong by the size of v, which is greater where the picture is."""
+    rows = [
+        _latents(words, [f"a {noun}"] * 3 + [f"a [v] {noun}"], torch.full((2, 1, 16, 4, 4), size).half())
+        for noun, size in (("dog", 0.0), ("stuffed animal", 2.0)) for _ in range(64)
+    ]  # fmt: skip
+    latents = denoiser.Latents(torch.cat([row.values for row in rows], 1), *(
+        torch.cat([getattr(row, name) for row in rows]) for name in ("masks", "tokens", "sided")
+    ))  # fmt: skip
+    known = denoiser.Words.of(words)
+    assert denoiser.nouns(latents, known).unique().numel() == 2
+    model = denoiser.new(words, size=32, channels=(32, 64), width=32, layers=1)
+    model.unet.conv_out.weight.data.zero_()
+    model.unet.conv_out.bias.data.zero_()
+    weights = denoiser.class_weights(model, latents, known, 1.0)
+    dog, animal = weights[denoiser.nouns(latents, known)[[0, 64]]].tolist()
+    alphas = denoiser.scheduler().alphas_cumprod
+    log_snr = (alphas / (1 - alphas)).log()
+    keep = float(alphas[denoiser.times_at(log_snr, torch.tensor([denoiser.LOG_SNR[0]]))])
+    assert animal / dog == pytest.approx((keep + 4 * (1 - keep)) / keep, rel=0.1)
+    assert dog + animal == pytest.approx(2) and (weights == 1).sum() == len(weights) - 2
+    squared = denoiser.class_weights(model, latents, known, 2.0)
+    assert squared.max().item() == pytest.approx(animal**2, rel=1e-4)
+    shares = weights[denoiser.nouns(latents, known)]
+    clean, _, _ = denoiser.batch(latents, known, data.generator(0, "x", 0), 2000, shares=shares)
+    assert (clean[:, 0, 0, 0] > 0).float().mean().item() == pytest.approx(animal / 2, abs=0.05)
 
 
 def test_caption_dropout_and_rare_words(words: CLIPTokenizer) -> None:

@@ -297,14 +297,16 @@ def frechet_row(encoder: ImageEncoder, samples: Tensor, true: Tensor, apart: Ten
     return Row("samples: Fréchet, over renders'", ratio, "", len(samples))
 
 
-def card_folders(plan: Plan) -> tuple[Path, Path, Path]:
-    """The folders of the model, of its CLIP and of its DINO.
+def card_folders(plan: Plan, *, model: bool, judges: bool) -> dict[Path, tuple[str, ...]]:
+    """The folders whose cards are wanted, of the model and of its two judges, and which numbers are about each.
 
     Raises ConfigError for what is not a folder on this machine, whose card cannot be written.
     """
+    wanted = [(plan.model, ("autoencoder", "samples"))] if model else []
+    wanted += [(plan.clip, ("clip",)), (plan.dino, ("dino",))] if judges else []
     known = embedded()
-    folders = tuple(known.get(name, Path(name).expanduser()) for name in (plan.model, plan.clip, plan.dino))
+    folders = {known.get(name, Path(name).expanduser()): parts for name, parts in wanted}
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(f"There is no folder {folder} to write a model card into; leave out --write-cards.")
-    return folders[0], folders[1], folders[2]
+    return folders

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,10 +109,11 @@ class Assessment:
         legend = "*renders*: what the judge says of true pictures of the same prompts; *of*: so many pictures."
         return "\n".join(("## Numbers", "", *(f"| {line} |" for line in lines), "", f"{legend} {ending}"))
 
-    def write_cards(self, model: Path, clip: Path, dino: Path) -> list[Path]:
-        """Put the numbers into the README.md of each model's folder; returns the files written."""
+    def write_cards(self, folders: Mapping[Path, Sequence[str]]) -> list[Path]:
+        """Put the numbers into the README.md of each model's folder, of those PARTS that are about it; returns the
+        files written."""
         written: list[Path] = []
-        for folder, parts in ((model, ("autoencoder", "samples")), (clip, ("clip",)), (dino, ("dino",))):
+        for folder, parts in folders.items():
             path = folder / "README.md"
             before = path.read_text("utf-8") if path.exists() else f"# {folder.name}\n"
             path.write_text(cards.with_numbers(before, self.numbers(*parts)), "utf-8")

@@ -124,6 +124,8 @@ def train(
         save_sheet(torch.cat([shown, restored]), path, columns=len(shown))
 
     fitted = fit("autoencoder", vae, loss, budget, rates, folder, resume=resume, sheet=sheet, log=log)
+    if start is not None and not fitted.steps:
+        return Fitted(start, 0, fitted.seconds, fitted.loss)
     typical = corpus.images[:512]
     standard = balanced(fitted.module, typical) if start is None else aligned(fitted.module, start, typical)
     return Fitted(standard, fitted.steps, fitted.seconds, fitted.loss)

@@ -10,8 +10,8 @@ from torch import nn
 from dreambooth.toybox.fit import Fitted, Optimisation
 
 NUMBERS = ("<!-- numbers -->", "<!-- /numbers -->")
-"""What `dreambooth toybox assess --write-cards` writes stands between these lines of a model card."""
-UNMEASURED = "*Not measured yet: run `dreambooth toybox assess --write-cards`.*"
+"""What `dreambooth toybox assess` writes stands between these lines of a model card."""
+UNMEASURED = "*Not measured yet: run `dreambooth toybox assess --judge-cards`.*"
 
 CLIP = """---
 license: apache-2.0

@@ -88,6 +88,9 @@ def pretrain(
     denoiser_steps: Annotated[int | None, typer.Option(min=0, help="Optimizer steps of the denoiser.")] = None,
     autoencoder_minutes: Annotated[float | None, typer.Option(help="Stop the autoencoder after this time.")] = None,
     denoiser_minutes: Annotated[float | None, typer.Option(help="Stop the denoiser after this time.")] = None,
+    autoencoder_rate: Annotated[float | None, typer.Option(help="Greatest rate of the autoencoder.")] = None,
+    denoiser_rate: Annotated[float | None, typer.Option(help="Greatest rate of the denoiser.")] = None,
+    class_power: Annotated[float, typer.Option(min=0, help="Show what --start draws badly more often.")] = 0.0,
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on where the work folder stands, or train anew.")] = True,
@@ -110,6 +113,9 @@ def pretrain(
         seed=seed,
         autoencoder=training.Budget(steps[0], autoencoder_minutes),
         denoiser=training.Budget(steps[1], denoiser_minutes),
+        autoencoder_rates=replace(plain.autoencoder_rates, rate=autoencoder_rate or plain.autoencoder_rates.rate),
+        denoiser_rates=replace(plain.denoiser_rates, rate=denoiser_rate or plain.denoiser_rates.rate),
+        class_power=class_power,
         start=None if start is None else embedded().get(start, Path(start).expanduser()),
     )
     training.pretrain(out, config, work=work, device=device, resume=resume, log=typer.echo)
@@ -201,7 +207,8 @@ def assess(
     work: Annotated[Path, typer.Option(help="Folder where rendered and sampled pictures are kept.")] = Path(".toybox"),
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON and nothing else.")] = False,
-    write_cards: Annotated[bool, typer.Option("--write-cards", help="Put the numbers into the model cards.")] = False,
+    write_cards: Annotated[bool, typer.Option("--write-cards", help="Put the numbers into the model's card.")] = False,
+    judge_cards: Annotated[bool, typer.Option("--judge-cards", help="Put the judges' numbers into theirs.")] = False,
 ) -> None:
     """How good the embedded models are, on scenes and individuals that no training has seen."""
     from dreambooth.backbones import hush
@@ -216,13 +223,13 @@ def assess(
         model=model, clip=clip, dino=dino, prompts=prompts, individuals=individuals, photos=photos, work=work,
         device=str(choose_device(device)),
     )  # fmt: skip
-    folders = measuring.card_folders(plan) if write_cards else ()
+    folders = measuring.card_folders(plan, model=write_cards, judges=judge_cards)
     found = measuring.assess(plan, display)
     if json:
         typer.echo(found.as_json())
     else:
         display.say(found.as_table())
-    for path in found.write_cards(*folders) if folders else ():
+    for path in found.write_cards(folders):
         display.say(f"The numbers are in {path}")
 
 

@@ -28,6 +28,8 @@ AT_ONCE = 2048
 """Pictures encoded between two lines of the log."""
 LOG_SNR = (-1.0, 2.2)
 """Mean and deviation of the log signal-to-noise ratio at which the denoiser is trained."""
+PROBED = 2048
+"""Pictures that tell how hard each class is."""
 PROMPTS = (
     "a dog", "a cat", "a teapot", "a robot", "a red car", "a backpack", "a stuffed animal", "a sneaker", "a duck",
     "a dog in the snow", "a cat on the beach", "a teapot on top of a wooden floor", "a robot in the jungle",
@@ -198,16 +200,20 @@ def _encode_captions(captions: list[list[str]], tokenizer: CLIPTokenizer) -> tup
 
 
 def batch(
-    latents: Latents, words: Words, draw: torch.Generator, count: int, empty_share: float = EMPTY
-) -> tuple[Tensor, Tensor, Tensor]:
+    latents: Latents, words: Words, draw: torch.Generator, count: int, empty_share: float = EMPTY,
+    shares: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Clean latents [B, C, h, w], masks [B, 1, h, w] in 0..1 and tokens [B, L]; mirrored where no side is named.
 
     `empty_share` of the captions is empty (for guidance) and a tenth has a rare word before the class noun, a different
-    one each time, so that an unknown word stays harmless.
+    one each time, so that an unknown word stays harmless. Pictures come in proportion to their `shares` [N], or alike.
     """
     where: dict[str, Any] = {"generator": draw, "device": draw.device}
     variants = latents.tokens.shape[1]
-    rows = torch.randint(len(latents.masks), (count,), **where)
+    if shares is None:
+        rows = torch.randint(len(latents.masks), (count,), **where)
+    else:
+        rows = torch.multinomial(shares, count, replacement=True, generator=draw)
     kind = torch.rand(count, **where)
     variant = torch.where(kind < RARE, variants - 1, torch.randint(variants - 1, (count,), **where))
     chosen = latents.tokens[rows, variant].long()
@@ -219,6 +225,39 @@ def batch(
     clean = latents.values[mirrored.long(), rows].float()
     masks = latents.masks[rows].float() / 255
     return clean, torch.where(mirrored.view(-1, 1, 1, 1), masks.flip(-1), masks), chosen
+
+
+def nouns(latents: Latents, words: Words) -> Tensor:
+    """The first token of each picture's class noun [N]: the one after the placeholder in its last caption."""
+    last = latents.tokens[:, -1].long()
+    place = (last == words.placeholder).int().argmax(1, keepdim=True)
+    return last.gather(1, place + 1).squeeze(1)
+
+
+@torch.no_grad()
+def class_weights(model: Denoiser, latents: Latents, words: Words, power: float, seed: int = 0) -> Tensor:
+    """How often to show a class [tokens of the vocabulary, 1 where unknown]: in proportion to this power of how badly
+    `model` draws it, the error of v on the subject of PROBED pictures at the log SNR in the middle of training."""
+    noise_schedule = scheduler()
+    alphas = noise_schedule.alphas_cumprod
+    middle = times_at((alphas / (1 - alphas)).log(), torch.tensor([LOG_SNR[0]])).to(latents.masks.device)
+    count = min(PROBED, len(latents.masks))
+    errors = torch.zeros(count, device=latents.masks.device)
+    for rows in torch.arange(count, device=errors.device).split(64):
+        clean = latents.values[0, rows].float()
+        draw = generator(seed, "class weights", int(rows[0]), clean.device)
+        noise = torch.randn(clean.shape, generator=draw, device=clean.device)
+        times = cast("torch.IntTensor", middle.expand(len(clean)))
+        with torch.autocast(clean.device.type, torch.bfloat16):
+            found = model(noise_schedule.add_noise(clean, noise, times), times, latents.tokens[rows, 0].long())
+        squared = (found.float() - noise_schedule.get_velocity(clean, noise, times)).square().mean(1, keepdim=True)
+        inside = latents.masks[rows].float() / 255
+        errors[rows] = (squared * inside).sum((1, 2, 3)) / inside.sum((1, 2, 3)).clamp_min(1)
+    kinds, which = nouns(latents, words)[:count].unique(return_inverse=True)
+    weights = torch.ones(model.text_encoder.config.vocab_size, device=errors.device)
+    means = torch.bincount(which, errors) / torch.bincount(which)
+    weights[kinds] = (means / means.mean()).pow(power)
+    return weights
 
 
 def v_error(predicted: Tensor, target: Tensor, masks: Tensor, subject_weight: float = SUBJECT_WEIGHT) -> Tensor:
@@ -248,11 +287,13 @@ def times_at(log_snr: Tensor, wanted: Tensor) -> Tensor:
 def train(
     latents: Latents, tokenizer: CLIPTokenizer, vae: AutoencoderKL, folder: Path, budget: Budget, rates: Optimisation,
     *, model: Denoiser | None = None, device: str = "cpu", seed: int = 0, compiled: bool = False, resume: bool = True,
-    fresh: Callable[[], list[Corpus]] = list, snapshot: Callable[[Denoiser], None] | None = None, log: Log = print,
+    class_power: float = 0.0, fresh: Callable[[], list[Corpus]] = list,
+    snapshot: Callable[[Denoiser], None] | None = None, log: Log = print,
 ) -> Fitted[Denoiser]:  # fmt: skip
     """Train U-Net and text encoder together; `snapshot` is given the averaged weights at every checkpoint.
 
-    `fresh` may give new pictures at each step; they take the place of the oldest ones.
+    `fresh` may give new pictures at each step; they take the place of the oldest ones. With a `class_power` above 0 the
+    classes that `model` draws badly are shown more often (see `class_weights`).
     """
     torch.manual_seed(seed)
     denoiser = (model or new(tokenizer, size=8 * latents.values.shape[-1])).to(device)
@@ -266,13 +307,19 @@ def train(
     forward = torch.compile(denoiser) if compiled else denoiser
     rank, count = processes()
     oldest = 0
+    weights = class_weights(denoiser, latents, words, class_power, seed) if class_power else None
+    shares = None if weights is None else weights[nouns(latents, words)]
+    if shares is not None:
+        uneven = (shares.max() / shares.min()).item()
+        log(f"denoiser: the class drawn worst is shown {uneven:.1f} times as often as the one drawn best")
 
     def loss(step: int, _progress: float) -> Tensor:
-        nonlocal oldest
+        nonlocal oldest, shares
         for corpus in fresh():
             oldest = latents.replace(oldest, encode_corpus(corpus, vae, tokenizer))
+            shares = None if weights is None else weights[nouns(latents, words)]
         draw = generator(seed, f"denoiser/{rank}" if rank else "denoiser", step, device)
-        clean, masks, text = batch(latents, words, draw, rates.batch // count)
+        clean, masks, text = batch(latents, words, draw, rates.batch // count, shares=shares)
         noise = torch.randn(clean.shape, generator=draw, device=device)
         timesteps = cast("torch.IntTensor", draw_timesteps(log_snr, len(clean), draw))
         noisy = noise_schedule.add_noise(clean, noise, timesteps)

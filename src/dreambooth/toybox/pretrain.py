@@ -46,6 +46,8 @@ class PretrainConfig:
     denoiser_channels: tuple[int, ...] = (96, 160)
     text_width: int = 160
     text_layers: int = 3
+    class_power: float = 0.0
+    """Classes that `start` draws badly are shown more often: in proportion to this power of their error."""
     compiled: bool = True
     """Render through torch.compile; on CUDA train through it as well."""
     start: Path | None = None
@@ -102,8 +104,8 @@ def pretrain(
     with fresh_pictures(config, cuda) as fresh:
         trained = denoiser.train(
             latents, words, vae.module, work, config.denoiser, config.denoiser_rates, model=model, device=device,
-            seed=config.seed, compiled=config.compiled and cuda, resume=resume, fresh=fresh,
-            snapshot=lambda average: save(out, vae.module, average, words), log=log,
+            seed=config.seed, compiled=config.compiled and cuda, resume=resume, class_power=config.class_power,
+            fresh=fresh, snapshot=lambda average: save(out, vae.module, average, words), log=log,
         )  # fmt: skip
     measures = measure(vae, trained, words, config)
     if not first:
