@@ -14,6 +14,7 @@ from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
 
+from dreambooth import __version__
 from dreambooth.__main__ import main
 
 FAST = [
@@ -211,6 +212,12 @@ def test_wrong_turns_are_told_in_one_sentence(
     code, _, err = dreambooth(monkeypatch, capsys, *arguments)
     assert code == 1 and err.startswith("error: ") and told in err
     assert "Traceback" not in err and len(err.splitlines()) <= 3
+
+
+def test_versions_for_a_bug_report(monkeypatch, capsys):
+    code, told, _ = dreambooth(monkeypatch, capsys, "--version")
+    lines = dict(line.split() for line in told.splitlines())
+    assert code == 0 and lines["dreambooth"] == __version__ and lines["torch"] == torch.__version__
 
 
 def test_unknown_flag_names_the_nearest(monkeypatch, capsys):

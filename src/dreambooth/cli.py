@@ -26,6 +26,26 @@ app = typer.Typer(
 app.add_typer(toybox, name="toybox", help="The embedded world: photos, sheets and models of ray-traced toys.")
 add_benchmark_commands(app)
 
+
+def _versions(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import version
+
+    typer.echo(f"dreambooth {version('dreambooth')}")
+    for library in ("torch", "diffusers", "transformers", "accelerate", "peft"):
+        typer.echo(f"{library} {version(library)}")
+    raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_versions, help="Print versions, for a bug report.")
+    ] = False,
+) -> None: ...
+
+
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings and the result.")]
 Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
 
