@@ -98,6 +98,8 @@ def test_an_autoencoder_of_no_steps_stays_as_it_is(tmp_path: Path) -> None:
     old, new = (load_file(tmp_path / name / "vae" / FILE) for name in ("toy", "more"))
     assert all(torch.equal(old[key], new[key]) for key in old)
     assert any("drawn worst is shown" in line for line in lines)
+    card = (tmp_path / "more" / "README.md").read_text("utf-8")
+    assert "| its training | none: as it was |" in card and "| their training | 2 steps of 4," in card
 
 
 def test_latents_are_turned_back_to_what_they_meant() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
@@ -220,11 +221,11 @@ DreamBooth, not for pictures of the real world. No photo and no foreign weights 
 |---|---|
 | data | {images} pictures of {size} px, rendered and captioned by `dreambooth.toybox` |
 | autoencoder | {vae_size:.2f} M parameters, {channels} channels at an eighth of the size, scaling factor 1 |
-| its training | {vae_steps} steps of {vae_batch}, {vae_minutes:.0f} min, final loss {vae_loss:.3f} |
+| its training | {vae_training} |
 | its reconstruction | {psnr:.1f} dB PSNR on {unseen} individuals that training never showed |
 | U-Net | {unet_size:.2f} M parameters, predicts v |
 | text encoder | {text_size:.2f} M parameters, {vocabulary} tokens, the last 512 before the special ones rare words |
-| their training | {steps} steps of {batch}, {minutes:.0f} min, final loss {loss:.4f} |
+| their training | {training} |
 | begun with | {start} |
 | device | {device} |
 | one picture | {seconds:.2f} s (25 DDIM steps with guidance 4, batch 4, bfloat16) |
@@ -238,6 +239,13 @@ Made by `dreambooth toybox pretrain`.
 """
 
 
+def _training(fitted: Fitted[Any], rates: Optimisation) -> str:
+    """What a stage took, for the model card."""
+    if not fitted.steps:
+        return "none: as it was"
+    return f"{fitted.steps:,} steps of {rates.batch}, {fitted.seconds / 60:.0f} min, final loss {fitted.loss:.4f}"
+
+
 def card(config: PretrainConfig, measures: Measures) -> str:
     """The model card, from what was measured."""
     model, vae = measures.denoiser.module, measures.autoencoder.module
@@ -247,18 +255,12 @@ def card(config: PretrainConfig, measures: Measures) -> str:
         start="nothing" if config.start is None else f"the weights of {config.start.name}, trained before",
         size=config.size,
         vae_size=_millions(vae),
-        vae_steps=f"{measures.autoencoder.steps:,}",
-        vae_batch=config.autoencoder_rates.batch,
-        vae_minutes=measures.autoencoder.seconds / 60,
-        vae_loss=measures.autoencoder.loss,
+        vae_training=_training(measures.autoencoder, config.autoencoder_rates),
         psnr=measures.psnr_db,
         unet_size=_millions(model.unet),
         text_size=_millions(model.text_encoder),
         vocabulary=model.text_encoder.config.vocab_size,
-        steps=f"{measures.denoiser.steps:,}",
-        batch=config.denoiser_rates.batch,
-        minutes=measures.denoiser.seconds / 60,
-        loss=measures.denoiser.loss,
+        training=_training(measures.denoiser, config.denoiser_rates),
         device=measures.device,
         seconds=measures.seconds_an_image,
         unseen=UNSEEN,
