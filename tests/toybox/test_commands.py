@@ -64,6 +64,17 @@ def test_a_place_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_
         save_photos(tmp_path, "teapot", 0, place="mars")
 
 
+def test_class_power_without_a_start_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    command = ["dreambooth", "toybox", "pretrain", "--class-power", "3", "--work", str(tmp_path / "work")]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert leaving.value.code == 1 and "give --start" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
 def test_sheets_show_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     chosen = pictures.world_sheets(0)
     assert {scene.class_noun for scene in chosen["classes"]} == set(subjects.CLASSES)

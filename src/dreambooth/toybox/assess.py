@@ -308,5 +308,7 @@ def card_folders(plan: Plan, *, model: bool, judges: bool) -> dict[Path, tuple[s
     folders = {known.get(name, Path(name).expanduser()): parts for name, parts in wanted}
     for folder in folders:
         if not folder.is_dir():
-            raise ConfigError(f"There is no folder {folder} to write a model card into; leave out --write-cards.")
+            raise ConfigError(
+                f"There is no folder {folder} to write a model card into; leave out the option that asks for it."
+            )
     return folders

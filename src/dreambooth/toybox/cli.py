@@ -97,11 +97,14 @@ def pretrain(
 ) -> None:
     """Train autoencoder, text encoder and denoiser of the embedded model; goes on where it stopped."""
     from dreambooth.backbones import hush
+    from dreambooth.errors import ConfigError
     from dreambooth.models import embedded
 
     hush()
     from dreambooth.toybox import pretrain as training
 
+    if class_power and start is None:
+        raise ConfigError("--class-power goes by what the model of --start draws badly; give --start, or leave it out.")
     plain = training.PretrainConfig()
     steps = (
         plain.autoencoder.steps if autoencoder_steps is None else autoencoder_steps,
