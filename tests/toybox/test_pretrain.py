@@ -87,7 +87,8 @@ def test_training_goes_on_from_a_models_weights(tmp_path: Path) -> None:
     assert not torch.equal(before, after)
     assert torch.nn.functional.mse_loss(after, before) < 0.25 * before.var()
     assert "| begun with | the weights of toy, trained before |" in (tmp_path / "more" / "README.md").read_text("utf-8")
-    assert any("8 of 8 pictures, both ways round" in line for line in lines)
+    assert not any("latents" in line for line in lines) and not (tmp_path / "later" / "latents.safetensors").exists()
+    assert not any(str(tmp_path) in path.read_text("utf-8") for path in (tmp_path / "more").rglob("*.json"))
 
 
 def test_an_autoencoder_of_no_steps_stays_as_it_is(tmp_path: Path) -> None:
@@ -97,6 +98,7 @@ def test_an_autoencoder_of_no_steps_stays_as_it_is(tmp_path: Path) -> None:
     pretrain.pretrain(tmp_path / "more", further, work=tmp_path / "later", device="cpu", log=lines.append)
     old, new = (load_file(tmp_path / name / "vae" / FILE) for name in ("toy", "more"))
     assert all(torch.equal(old[key], new[key]) for key in old)
+    assert any("8 of 8 pictures, both ways round" in line for line in lines)
     assert any("drawn worst is shown" in line for line in lines)
     card = (tmp_path / "more" / "README.md").read_text("utf-8")
     assert "| its training | none: as it was |" in card and "| their training | 2 steps of 4," in card

@@ -4,6 +4,8 @@ Every stage leaves its result in the work folder and is skipped, or goes on, whe
 """
 
 import copy
+import json
+import math
 import platform
 import shutil
 import time
@@ -100,14 +102,17 @@ def pretrain(
         corpus, work, config.autoencoder, config.autoencoder_rates, device=device, seed=config.seed, resume=resume,
         model=first_vae, further=config.start is not None, log=log,
     )  # fmt: skip
-    with first_process_first():
-        latents = denoiser.encode_corpus(corpus, vae.module, words, work / "latents.safetensors", log)
-    with fresh_pictures(config, cuda) as fresh:
-        trained = denoiser.train(
-            latents, words, vae.module, work, config.denoiser, config.denoiser_rates, model=model, device=device,
-            seed=config.seed, compiled=config.compiled and cuda, resume=resume, class_power=config.class_power,
-            fresh=fresh, snapshot=lambda average: save(out, vae.module, average, words), log=log,
-        )  # fmt: skip
+    if config.denoiser.steps:
+        with first_process_first():
+            latents = denoiser.encode_corpus(corpus, vae.module, words, work / "latents.safetensors", log)
+        with fresh_pictures(config, cuda) as fresh:
+            trained = denoiser.train(
+                latents, words, vae.module, work, config.denoiser, config.denoiser_rates, model=model, device=device,
+                seed=config.seed, compiled=config.compiled and cuda, resume=resume, class_power=config.class_power,
+                fresh=fresh, snapshot=lambda average: save(out, vae.module, average, words), log=log,
+            )  # fmt: skip
+    else:
+        trained = Fitted(model.to(device), 0, 0.0, math.nan)
     measures = measure(vae, trained, words, config)
     if not first:
         return measures
@@ -186,6 +191,10 @@ def save(out: Path, vae: AutoencoderKL, model: Denoiser, words: CLIPTokenizer) -
     tokenizer.save(words, draft / "tokenizer")
     config = draft / "text_encoder" / "config.json"
     config.write_text(config.read_text("utf-8").replace('"float16"', '"float32"'), "utf-8")
+    for path in draft.rglob("config.json"):  # diffusers would tell the world where `start` lay on this machine
+        facts = json.loads(path.read_text("utf-8"))
+        facts.pop("_name_or_path", None)
+        path.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", "utf-8")
     shutil.rmtree(out, ignore_errors=True)
     draft.replace(out)
 
