@@ -1,7 +1,10 @@
 """The judges at toy sizes: what is true of a picture, both trainings for a few steps, resumed, saved, loaded again."""
 
 import math
+import os
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,6 +205,56 @@ def test_judges_are_trained_saved_and_loaded(words: CLIPTokenizer, tmp_path: Pat
                  log=lines.append)  # fmt: skip
     assert "clip: resumed at step 2" in lines and "dino: resumed at step 2" in lines
     assert not any(line.startswith(("corpus", "pairs", "contrasts")) for line in lines), "nothing is rendered twice"
+
+
+SHARED = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from dreambooth.errors import ConfigError
+from dreambooth.toybox import captions, clip, data, judges, pairs, pretrain, tokenizer
+from dreambooth.toybox.fit import Budget, Optimisation, processes
+data.SHARD, pairs.SHARD, judges.WATCHED = 4, 2, 3
+words = tokenizer.build(captions.caption(captions.sample_scene(seed), seed=seed) for seed in range(300))
+pretrain.learn_words = lambda: words
+config = judges.JudgesConfig(
+    images=8, individuals=4, contrasts=2, size=32, compiled=False, clip_budget=Budget(2), only="clip",
+    clip_rates=Optimisation(rate=1e-3, batch=8, warmup=2), towers=clip.Towers(32, 8, 32, 1, 16, 32, 1, 16),
+)
+if __name__ == "__main__":
+    here = Path(sys.argv[1])
+    rank = processes()[0]
+    seen = []
+    look = clip.look
+    clip.look = lambda model, pixels, kept=None: (seen.append(pixels), look(model, pixels, kept))[1]
+    trained = judges.train_clip(words, config, here / "work", "cpu", True, lambda _: None)
+    torch.save([seen[0], trained.module.state_dict()], here / f"{rank}.pt")
+    judges.train(here / "out", config, work=here / "work", device="cpu", log=lambda line: print(rank, line))
+    try:
+        judges.train(here / "out", replace(config, only=None), work=here / "work", device="cpu")
+    except ConfigError as error:
+        print(rank, error)
+"""
+
+
+def test_two_processes_share_the_batches_of_clip(tmp_path: Path) -> None:
+    (tmp_path / "shared.py").write_text(SHARED)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launch, str(tmp_path / "shared.py"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (first, one), (second, two) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first.shape == second.shape == (4, 3, 32, 32) and not torch.equal(first, second)
+    assert all(torch.equal(one[key], two[key]) for key in one), "they have learned the same"
+    lines = done.stdout.splitlines()
+    assert "0 clip: resumed at step 2" in lines and not any(line.startswith("1 clip") for line in lines)
+    assert sum("give --only clip" in line for line in lines) == 2
+    assert (tmp_path / "out" / "toybox-clip" / "model.safetensors").is_file()
 
 
 def _average(path: Path) -> dict[str, torch.Tensor]:

@@ -24,7 +24,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, C
 from dreambooth.errors import ModelError
 from dreambooth.toybox import captions, claims, views
 from dreambooth.toybox.data import generator
-from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, fit
+from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, fit, processes
 from dreambooth.toybox.tokenizer import rare_words
 from dreambooth.toybox.views import cutouts, looking_at, patches_kept, relit
 from dreambooth.toybox.world import Scene
@@ -163,9 +163,11 @@ def train(
     """Train both towers on pictures [N, 3, H, W] (uint8) and the scenes that they show.
 
     `contrasts` [M, 2] names pictures that are hard to tell apart: CONTRASTED of a batch are such, both of them.
-    `watch` measures the average at every checkpoint.
+    `watch` measures the average at every checkpoint. Under torchrun each process compares its own share of the batch.
     """
     torch.manual_seed(seed)
+    rank, shares = processes()
+    name, count = f"clip/{rank}" if rank else "clip", max(2, rates.batch // shares)
     clip = model or new(words)
     torch.nn.Module.to(clip, device)
     clip.set_attn_implementation("eager")  # with so few tokens twice as fast on a CPU as the fused one
@@ -174,18 +176,18 @@ def train(
     patches = (vision.image_size // vision.patch_size) ** 2
 
     def loss(step: int, progress: float) -> Tensor:
-        draw, rng = generator(seed, "clip", step), random.Random(f"{seed}/clip/{step}")
-        chosen = torch.randint(len(images), (rates.batch,), generator=draw)
+        draw, rng = generator(seed, name, step), random.Random(f"{seed}/{name}/{step}")
+        chosen = torch.randint(len(images), (count,), generator=draw)
         if contrasts is not None:
-            both = contrasts[torch.randint(len(contrasts), (round(CONTRASTED * rates.batch / 2),), generator=draw)]
+            both = contrasts[torch.randint(len(contrasts), (round(CONTRASTED * count / 2),), generator=draw)]
             chosen[: both.numel()] = both.flatten()
-        mirror = torch.rand(rates.batch, generator=draw) < 0.5
+        mirror = torch.rand(count, generator=draw) < 0.5
         pixels = cutouts(images[chosen].to(device), CUT, images.shape[-1], draw)
         pixels = relit(views.mirrored(pixels, mirror), LIGHT, draw)
         claimed, texts = said([scenes[row] for row in chosen.tolist()], rare, rng)
         true = claims.truth(claims.rows(claimed), claims.mirrored(shown[chosen], mirror)).to(device)
         tokens = words(texts, padding=True, truncation=True, return_tensors="pt").input_ids.to(device)
-        kept = None if progress > WHOLE else patches_kept(rates.batch, patches, KEPT, draw).to(device)
+        kept = None if progress > WHOLE else patches_kept(count, patches, KEPT, draw).to(device)
         with torch.autocast(device, torch.bfloat16):
             cosines = look(clip, pixels, kept) @ read(clip, tokens).T
         logits = clip.logit_scale.exp().clamp(max=SHARPEST) * cosines.float()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer, ViTModel
 
 from dreambooth.backbones.files import first_line
-from dreambooth.errors import ModelError
+from dreambooth.errors import ConfigError, ModelError
 from dreambooth.toybox import (
     captions,
     cards,
@@ -36,7 +36,7 @@ from dreambooth.toybox import (
     tokenizer,
     zeroshot,
 )
-from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation
+from dreambooth.toybox.fit import Budget, Fitted, Log, Optimisation, first_process_first, processes
 from dreambooth.toybox.world import Scene
 
 UNSEEN_SEEDS = range(40_000_000, 50_000_000)
@@ -71,8 +71,18 @@ def train(
     out: Path, config: JudgesConfig | None = None, *, work: Path = Path(".toybox"), device: str = "auto",
     resume: bool = True, log: Log = print,
 ) -> None:  # fmt: skip
-    """Train both judges and save them at `out`/toybox-clip and `out`/toybox-dino, with their model cards."""
+    """Train both judges and save them at `out`/toybox-clip and `out`/toybox-dino, with their model cards.
+
+    Several processes (torchrun) share the batches of toybox-clip. Raises ConfigError where they would train
+    toybox-dino, whose batches cannot be shared: they are balanced as a whole.
+    """
     config = config or JudgesConfig()
+    rank, count = processes()
+    if count > 1 and config.only != "clip":
+        raise ConfigError(
+            "Only toybox-clip is trained by several processes: give --only clip, or start without torchrun."
+        )
+    log = log if not rank else lambda _line: None
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if config.only != "dino":
@@ -84,6 +94,8 @@ def train(
 def _make_clip(out: Path, config: JudgesConfig, work: Path, device: str, resume: bool, log: Log) -> None:
     words = pretrain.learn_words()
     judge = train_clip(words, config, work, device, resume, log)
+    if processes()[0]:
+        return
     save_clip(out / "toybox-clip", judge.module, words)
     cards.write(
         out / "toybox-clip",
@@ -115,15 +127,16 @@ def train_clip(
 
     Raises ModelError for a start that is no CLIP with these words.
     """
+    torch.manual_seed(config.seed)
     model = _first_clip(words, config)
     render: dict[str, Any] = {"size": config.size, "compiled": config.compiled, "log": log}
-    data.extend(work / "corpus", config.images, **render)
-    pairs.extend(work / "pairs", config.individuals, device=device, **render)
-    pairs.extend(work / "contrasts", config.contrasts, pairs.contrasted, device=device, **render)
-    images, scenes, together = clip_pictures(config, work)
     held = [captions.sample_scene(seed, held_out=True) for seed in UNSEEN_SEEDS[-WATCHED:]]
-    pictures = _pictures(work, held, config, device)
-    torch.manual_seed(config.seed)
+    with first_process_first():
+        data.extend(work / "corpus", config.images, **render)
+        pairs.extend(work / "pairs", config.individuals, device=device, **render)
+        pairs.extend(work / "contrasts", config.contrasts, pairs.contrasted, device=device, **render)
+        pictures = _pictures(work, held, config, device)
+    images, scenes, together = clip_pictures(config, work)
 
     @torch.no_grad()
     def watch(model: CLIPModel) -> str:
