@@ -26,12 +26,8 @@ from dreambooth.models import embedded
 from dreambooth.toybox import assess, autoencoder, captions, data, denoiser, judges, pretrain, references
 from dreambooth.toybox.data import Corpus
 from dreambooth.toybox.fit import Budget
+from dreambooth.toybox.sheets import bytes_of
 from dreambooth.toybox.world import Scene
-
-
-def bytes_of(pixels: Tensor) -> Tensor:
-    """Pictures in -1..1 as uint8."""
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def distance(teller: ImageEncoder, images: Tensor, true: Tensor, apart: Tensor) -> float:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from benchmarks.latents import bytes_of, distance, tried
+from benchmarks.latents import distance, tried
 from dreambooth.evaluation.encoders import dino_encoder
 from dreambooth.toybox import captions, references
 from dreambooth.toybox.data import Corpus
+from dreambooth.toybox.sheets import bytes_of
 
 
 def test_latents_of_four_channels_are_tried(tmp_path: Path):

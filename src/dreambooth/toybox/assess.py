@@ -28,6 +28,7 @@ from dreambooth.models import embedded
 from dreambooth.photo import Refusal, read_photo
 from dreambooth.toybox import autoencoder, captions, claims, judges, measures, references, zeroshot
 from dreambooth.toybox.assessment import Assessment, Row
+from dreambooth.toybox.sheets import bytes_of
 from dreambooth.toybox.world import Scene
 from dreambooth.ui import Display
 
@@ -241,7 +242,7 @@ def super_resolution_rows(
     seen = teller.embed_images(pictures(large))
     rows: list[Row] = []
     for name, images in (("super-resolution", torch.cat(drawn)), ("bicubic", bicubic)):
-        likeness = (teller.embed_images(pictures(((images + 1) * 127.5).round().to(torch.uint8))) * seen).sum(1).mean()
+        likeness = (teller.embed_images(pictures(bytes_of(images))) * seen).sum(1).mean()
         rows += [
             Row(f"{name}: PSNR", autoencoder.psnr(images, true).mean().item(), "dB", len(true)),
             Row(f"{name}: DINO to the truth", likeness.item(), "", len(true)),
