@@ -49,7 +49,7 @@ SMALL: dict[str, Any] = {
     "train_batch_size": 4,
     "num_class_images": 64,
     "num_inference_steps": 25,
-    "guidance_scale": 5.0,
+    "guidance_scale": 3.0,
     "sampler": "dpm++",
     "textual_inversion": Recipe(5e-3, 400, 4),
     "lora": Recipe(1e-3, 300, 4),
