@@ -102,7 +102,7 @@ def pretrain(
         corpus, work, config.autoencoder, config.autoencoder_rates, device=device, seed=config.seed, resume=resume,
         model=first_vae, further=config.start is not None, log=log,
     )  # fmt: skip
-    if config.denoiser.steps:
+    if config.denoiser.steps or (resume and (work / "denoiser.pt").exists()):
         with first_process_first():
             latents = denoiser.encode_corpus(corpus, vae.module, words, work / "latents.safetensors", log)
         with fresh_pictures(config, cuda) as fresh:
