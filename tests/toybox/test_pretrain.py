@@ -70,6 +70,10 @@ def test_pretrain_makes_a_pipeline_and_goes_on_where_it_stopped(tmp_path: Path) 
     assert second.denoiser.steps == 5
     assert "denoiser: resumed at step 3" in lines
     assert "corpus: 12 of 12 pictures" in lines and "corpus: 8 of 12 pictures" not in lines
+    third = pretrain.pretrain(
+        tmp_path / "toy", replace(longer, denoiser=Budget(0)), work=tmp_path / "work", device="cpu", log=lines.append
+    )
+    assert third.denoiser.steps == 5, "what was trained before is not thrown away"
 
 
 def test_training_goes_on_from_a_models_weights(tmp_path: Path) -> None:
