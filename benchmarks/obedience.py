@@ -4,14 +4,15 @@
 
 CLIP-T is a cosine. It tells which of two pictures is nearer to a prompt, but not whether either obeys it. So
 toybox-clip is asked here what a picture shows, as in `dreambooth toybox assess`: which of all places, which of all
-things to wear, which of all properties, and which class. Means over subjects, with 95 % bootstrap intervals.
+things to wear, which of all properties, and which class. Means over subjects, with 95 % bootstrap intervals. A second
+table has the benchmark's own DINO and CLIP-T by the same kinds of prompt.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -22,10 +23,12 @@ from dreambooth.errors import DreamBoothError
 from dreambooth.evaluation import bootstrap
 from dreambooth.evaluation.encoders import ImageTextEncoder, clip_encoder
 from dreambooth.evaluation.results import Results
+from dreambooth.evaluation.scores import Score, per_subject
 from dreambooth.toybox import zeroshot
 from dreambooth.toybox.suites import scene_of, suites
 from dreambooth.ui import Display
 
+METRICS = ("dino", "clip-t")
 KINDS = {"context": "places", "accessory": "accessories", "property": "properties"}
 INDEX = "pictures.json"
 Shares = dict[tuple[str, str], float]
@@ -63,6 +66,32 @@ def table(found: Mapping[str, Mapping[str, Shares]]) -> str:
     return "\n".join(lines)
 
 
+def scores_table(scores: Iterable[Score], methods: Sequence[str]) -> str:
+    """Means over subjects of DINO and CLIP-T, by kind of prompt, as Markdown.
+
+    Raises ConfigError for a prompt that is not DreamBench's.
+    """
+    groups: dict[tuple[str, str, str], list[Score]] = {}
+    for score in scores:
+        if score.method in methods and score.metric in METRICS:
+            scene = scene_of(score.prompt, 0, score.class_noun, individual=0)
+            kind = next((kind for attribute, kind in KINDS.items() if getattr(scene, attribute) is not None), "")
+            groups.setdefault((score.method, kind, score.metric), []).append(score)
+    lines = ["| " + " | ".join(["", *(f"{kind}: {', '.join(METRICS)}" for kind in KINDS.values())]) + " |"]
+    lines.append("|---" * (len(KINDS) + 1) + "|")
+    for method in methods:
+        cells = [
+            ", ".join(_mean(groups.get((method, kind, metric), []), method, metric) for metric in METRICS)
+            for kind in KINDS.values()
+        ]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _mean(scores: Sequence[Score], method: str, metric: str) -> str:
+    return f"{fmean(per_subject(scores, method, metric).values()):.3f}" if scores else bootstrap.NOTHING
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="The folder of a benchmark with --suite toybox.")
@@ -71,9 +100,10 @@ def main() -> None:
     options = parser.parse_args()
     hush()
     found: dict[str, dict[str, Shares]] = {}
+    results = Results(options.results)
     try:
         judge = clip_encoder(options.clip, "cpu")
-        suite = suites().get(Results(options.results).plan().settings.suite)
+        suite = suites().get(results.plan().settings.suite)
         if suite is None:
             parser.error(
                 f"{options.results} is of another world; it has to be made with --suite {' or '.join(suites())}"
@@ -82,15 +112,17 @@ def main() -> None:
             (method, member, folder)
             for member in suite().subjects
             for method in options.methods
-            if (folder := options.results / "subjects" / member.name / method / "pictures").joinpath(INDEX).exists()
+            if (folder := results.subject(member.name) / method / "pictures").joinpath(INDEX).exists()
         ]
         with Display().track("judging", len(drawn)) as advance:
             for method, member, folder in drawn:
                 found.setdefault(method, {})[member.name] = obeyed(folder, member.class_noun, judge)
                 advance()
+        methods = [method for method in options.methods if method in found]
+        kinds = scores_table(results.scores(), methods)
     except DreamBoothError as error:
         parser.error(str(error))
-    print(table({method: found[method] for method in options.methods if method in found}))
+    print(table({method: found[method] for method in methods}), kinds, sep="\n\n")
 
 
 if __name__ == "__main__":
