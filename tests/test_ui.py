@@ -37,3 +37,18 @@ def test_a_quiet_display_says_nothing(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_terminal_has_its_bar_alone(monkeypatch: pytest.MonkeyPatch):
     assert all("\x1b[" in line for line in told(monkeypatch, 0.0, terminal=True))
+
+
+LONG = "backpack-2 dreambooth, stuffed-animal-2 textual-inversion"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_long_note_leaves_the_times_whole(terminal: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ui, "LINE_SECONDS", 0.0)
+    display, file = Display(), io.StringIO()
+    display.console = Console(file=file, force_terminal=terminal, color_system=None, width=80)
+    with display.track("benchmark", 120) as advance:
+        advance(30, LONG)
+    lines = [line for line in file.getvalue().splitlines() if "30/120" in line]
+    assert lines and all("0:00:00 left -:--:-- backpack" in line for line in lines)
+    assert terminal or LONG in lines[0], "a file has no width to keep to"

@@ -9,6 +9,7 @@ from typing import Any
 
 LINE_SECONDS = 30.0
 """How often a bar is told as a line of its own where nothing can be drawn over: in a log file, in a pipe."""
+LINE_WIDTH = 140
 
 
 class Display:
@@ -39,22 +40,33 @@ class Display:
 
         What remains is estimated from the last `over_seconds`: more where the work goes through unequal phases.
         """
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as Remaining
+        from rich import progress
+        from rich.console import Console
+        from rich.table import Column
+        from rich.text import Text
+
+        class Note(progress.ProgressColumn):
+            """Cut off where the line ends: of all columns the only one that a narrow terminal may squeeze."""
+
+            def render(self, task: progress.Task) -> Text:
+                return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
 
         columns = (
-            TextColumn("{task.description:<22}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            Remaining(),
-            TextColumn("{task.fields[note]}"),
+            progress.TextColumn("{task.description:<22}"),
+            progress.BarColumn(20),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            Note(Column(no_wrap=False)),
         )
-        with Progress(*columns, console=self.console, disable=self.quiet, speed_estimate_period=over_seconds) as bar:
+        with progress.Progress(
+            *columns, console=self.console, disable=self.quiet, speed_estimate_period=over_seconds
+        ) as bar:
             task = bar.add_task(title, total=total, note="")
             bar.update(task, completed=done)
             as_lines = not (self.quiet or self.console.is_terminal or self.console.is_jupyter)
+            lines = Console(file=self.console.file, width=max(self.console.width, LINE_WIDTH), highlight=False)
             told = monotonic()
 
             def advance(count: float = 1, note: str = "") -> None:
@@ -62,6 +74,6 @@ class Display:
                 bar.update(task, advance=count, note=note)
                 if as_lines and not bar.finished and monotonic() - told >= LINE_SECONDS:
                     told = monotonic()
-                    self.console.print(bar.make_tasks_table(bar.tasks))
+                    lines.print(bar.make_tasks_table(bar.tasks))
 
             yield advance

@@ -529,6 +529,6 @@ def test_a_worker_ends_when_its_pipe_closes():
     assert worker.wait(timeout=20) == 1
 
 
-@pytest.mark.parametrize("module", [benchmark, variants])
+@pytest.mark.parametrize("module", [benchmark, variants, workers])
 def test_examples(module: object):
     assert not doctest.testmod(module).failed  # pyright: ignore[reportArgumentType]

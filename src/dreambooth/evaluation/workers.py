@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
@@ -25,6 +26,8 @@ GLANCE_SECONDS = 1.0
 FAREWELL_SECONDS = 60.0  # for finishing a step and saving it
 MOST_ON_CPU = 8
 LEAST_ADVANCE = 0.002  # of the whole, by which the bar moves
+
+Thing = TypeVar("Thing")
 
 
 def usable_cores() -> int:
@@ -52,24 +55,33 @@ def run_workers(results: Results, plan: Plan, count: int, display: Display) -> N
     count = min(count, sum(not cell.over for cell in cells))
     if count == 0:
         return
-    done = sum(cell.progress(plan.settings) for cell in cells)
+    before = {cell: cell.progress(plan.settings) for cell in cells}
     with (
         started_workers(results, plan, count) as workers,
-        display.track("benchmark", len(cells), done, over_seconds=math.inf) as advance,
+        display.track("benchmark", len(cells), sum(before.values()), over_seconds=math.inf) as advance,
     ):
         alive = True
         while alive:
             time.sleep(GLANCE_SECONDS)
             alive = any(worker.poll() is None for worker in workers)
             shares = {cell: cell.progress(plan.settings) for cell in cells}
-            now = sum(shares.values())
+            gained = sum(shares.values()) - sum(before.values())
             # An average over a long time can keep few samples, so small advances are saved up.
-            if now - done >= LEAST_ADVANCE * len(cells) or not alive:
-                under_way = [f"{cell.member.name} {cell.method}" for cell, share in shares.items() if 0 < share < 1]
-                advance(now - done, ", ".join(under_way[:count]))
-                done = now
+            if gained >= LEAST_ADVANCE * len(cells) or not alive:
+                told = [f"{cell.member.name} {cell.method}" for cell in under_way(before, shares)]
+                advance(gained, ", ".join(told[:count]))
+                before = shares
     if any(not cell.over for cell in cells):
         raise RunError(_why(results, workers))
+
+
+def under_way(before: Mapping[Thing, float], now: Mapping[Thing, float]) -> list[Thing]:
+    """What has come on since `before`, as shares of the whole, and is not over.
+
+    >>> under_way({"waits": 0.9, "goes on": 0.1, "over": 0.5}, {"waits": 0.9, "goes on": 0.2, "over": 1.0})
+    ['goes on']
+    """
+    return [thing for thing, share in now.items() if before[thing] < share < 1]
 
 
 @contextmanager
