@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 
@@ -74,9 +75,7 @@ def scores_table(scores: Iterable[Score], methods: Sequence[str]) -> str:
     groups: dict[tuple[str, str, str], list[Score]] = {}
     for score in scores:
         if score.method in methods and score.metric in METRICS:
-            scene = scene_of(score.prompt, 0, score.class_noun, individual=0)
-            kind = next((kind for attribute, kind in KINDS.items() if getattr(scene, attribute) is not None), "")
-            groups.setdefault((score.method, kind, score.metric), []).append(score)
+            groups.setdefault((score.method, kind_of(score.prompt, score.class_noun), score.metric), []).append(score)
     lines = ["| " + " | ".join(["", *(f"{kind}: {', '.join(METRICS)}" for kind in KINDS.values())]) + " |"]
     lines.append("|---" * (len(KINDS) + 1) + "|")
     for method in methods:
@@ -86,6 +85,16 @@ def scores_table(scores: Iterable[Score], methods: Sequence[str]) -> str:
         ]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+@cache
+def kind_of(template: str, class_noun: str) -> str:
+    """Which of KINDS a prompt is of, "" for none; cached, for each of many scores asks.
+
+    Raises ConfigError for a prompt that is not DreamBench's.
+    """
+    scene = scene_of(template, 0, class_noun, individual=0)
+    return next((kind for attribute, kind in KINDS.items() if getattr(scene, attribute) is not None), "")
 
 
 def _mean(scores: Sequence[Score], method: str, metric: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 LINE_SECONDS = 30.0
 """How often a bar is told as a line of its own where nothing can be drawn over: in a log file, in a pipe."""
 LINE_WIDTH = 140
+"""Characters of such a line at least: a file has no window to fit."""
 
 
 class Display:
