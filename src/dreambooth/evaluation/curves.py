@@ -115,3 +115,16 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     power = 10.0 ** math.floor(math.log10((high - low) / count))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * count >= high - low)
     return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number as people write it beside a curve, short enough for its margin.
+
+    >>> [number(value) for value in (0, 0.05, 0.12345, 2e-4, 1.5e-4, 300)]
+    ['0', '0.05', '0.123', '2e-4', '1.5e-4', '300']
+    """
+    text = f"{value:.{digits}g}"
+    if 0 < abs(value) < 1e-3:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        text = f"{float(mantissa):g}e{int(exponent)}"
+    return text

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from dreambooth.checkpoint import RunFolder, write_whole
 from dreambooth.errors import RunError
 from dreambooth.evaluation.contents import SHEET_SIDE, Contents, Grid, Picture, best_step
-from dreambooth.evaluation.curves import PLOT_HEIGHT, PLOT_WIDTH, Chart, make_chart
+from dreambooth.evaluation.curves import PLOT_HEIGHT, PLOT_WIDTH, Chart, make_chart, number
 from dreambooth.pages import render
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def write_report(run: RunFolder) -> Path:
     charts = curves(contents) + [chart for stage in later for chart in curves(stage, ", super-resolver")]
     page = render(
         "report",
-        {"mark": partial(mark, word=subject.identifier), "duration": duration},
+        {"mark": partial(mark, word=subject.identifier), "duration": duration, "number": number},
         subject=subject,
         photos=[(photo, contents.picture(photo.file)) for photo in subject.photos],
         hero=choose_hero(list(applications.values())),
