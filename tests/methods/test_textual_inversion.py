@@ -127,6 +127,25 @@ class TestInOthersPrograms:
             pictures.append(draw(pipeline))
         assert torch.equal(*pictures) and not torch.equal(plain, pictures[0])
 
+    def test_the_pipeline_has_what_was_learned_wherever_the_encoder_has_been(self, latent_model: Path, tmp_path: Path):
+        """A lean run sends its text encoders to the host and back, where their weights get memory of their own."""
+        method = inversion()
+        backbone = backbones.load(str(latent_model))
+        method.prepare(backbone)
+        for module in backbone.modules.values():
+            module.double().float()
+        with torch.no_grad():
+            for number, rows in enumerate(method.state_dict().values()):
+                rows += 1 + number
+        backbone.save_pipeline(tmp_path)
+        learned = [rows[0] for rows in method.state_dict().values()]
+        method.eject()
+        fresh = backbones.load(str(tmp_path))
+        encoders = [module for name, module in fresh.modules.items() if name.startswith("text_encoder")]
+        for encoder, tokenizer, row in zip(encoders, fresh.tokenizers, learned, strict=True):
+            matrix: Any = encoder.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+            assert torch.equal(matrix.weight[tokenizer.convert_tokens_to_ids("<rex>")], row)
+
     def test_the_file_is_one_tensor(self, tiny_model: Path, tmp_path: Path):
         """As A1111 (one tensor, any key) and ComfyUI (the first tensor, used by the file's name) take it."""
         method = inversion(3)

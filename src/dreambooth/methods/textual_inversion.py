@@ -42,8 +42,9 @@ class TextualInversion:
 
     Where a model has two text encoders, the word has an embedding in each. The vocabulary is extended in copies of the
     tokenizer and of the embedding matrix, so ejecting puts the originals back. The V new rows are a parameter of their
-    own, in the memory of the extended matrix: no optimizer, weight decay included, can reach another row, and the text
-    encoder can be saved at any moment. A hook on the lookup takes them from the parameter, so that it has a gradient.
+    own: no optimizer, weight decay included, can reach another row. A hook on the lookup takes them from the parameter,
+    so that it has a gradient, and another puts them into the matrix whenever its state is asked for: the text encoder
+    can be saved at any moment, wherever it has been moved to.
     """
 
     trains_text = True
@@ -97,9 +98,10 @@ class TextualInversion:
         weight[: len(known)] = known
         rows = slice(first, first + len(self.words))
         weight[rows] = start
-        learned = Learned(nn.Parameter(weight[rows]), start, known.norm(dim=1).median())
+        learned = Learned(nn.Parameter(start.clone()), start, known.norm(dim=1).median())
         new = nn.Embedding.from_pretrained(weight, freeze=True, padding_idx=old.padding_idx).eval()
         new.register_forward_hook(lookup_of(learned.rows, first))
+        new.register_state_dict_pre_hook(partial(_put_in, rows=learned.rows, place=rows))
 
         def use(embeddings: nn.Embedding) -> None:
             encoder.set_input_embeddings(embeddings)
@@ -196,6 +198,10 @@ def lookup_of(rows: nn.Parameter, first: int) -> Callable[[nn.Module, tuple[Any,
         return torch.where(ours[..., None], embedding(numbers.where(ours, 0), rows).to(output.dtype), output)
 
     return look_up
+
+
+def _put_in(matrix: nn.Embedding, *_: Any, rows: nn.Parameter, place: slice) -> None:
+    matrix.weight.data[place] = rows.detach().to(matrix.weight)
 
 
 def extend(tokenizer: Any, words: list[str]) -> Any:
