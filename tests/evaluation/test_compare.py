@@ -2,7 +2,9 @@
 
 import doctest
 import json
+import os
 import re
+import resource
 import shutil
 import threading
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from dreambooth.errors import ConfigError, RunError
 from dreambooth.evaluation import compare, votes
 from dreambooth.evaluation.compare import Pair, draw_pairs, existing_pairs, make_page, match, write_page
 from dreambooth.evaluation.contents import embed
-from dreambooth.evaluation.vote_server import VoteServer
+from dreambooth.evaluation.vote_server import PORTS, VoteServer, port_of
 from dreambooth.evaluation.votes import Key, Placed, Share, Vote, read_key, read_votes, shares, wilson
 from dreambooth.run import Run
 from tests.test_cli import dreambooth
@@ -103,6 +105,19 @@ class TestMatch:
         with pytest.raises(RunError, match="no run folder"):
             match([runs[0], tmp_path])
 
+    @pytest.mark.parametrize(
+        "text", ["[]", "{", '{"class_noun": "dog", "photos": [{}]}', '{"photos": []}', '{"class_noun": 3}']
+    )
+    def test_what_a_run_does_not_tell_of_its_subject(self, runs: list[Path], text: str):
+        (runs[1] / "subject.json").write_text(text)
+        with pytest.raises(RunError, match=r"^[^\n]*subject\.json is not what a run writes [^\n]*$"):
+            match(runs)
+
+    def test_runs_that_do_not_tell_their_photos(self, runs: list[Path]):
+        (runs[1] / "subject.json").write_text('{"class_noun": "dog"}')
+        with pytest.raises(ConfigError, match="no photo in common"):
+            match(runs)
+
     def test_photos_that_cannot_be_read_are_told(self, runs: list[Path]):
         for photo in (runs[0] / "photos").iterdir():
             photo.write_bytes(b"broken")
@@ -154,6 +169,13 @@ class TestPage:
             assert shown == (uris[placed.template] if placed.a_is == "left" else uris[placed.template][::-1])
             assert item["text"] == placed.text
 
+    def test_runs_have_names_wherever_they_were_named_from(self, runs: list[Path], pairs: list[Pair], monkeypatch):
+        monkeypatch.chdir(runs[0])
+        _, key = make_page(match([Path("."), Path("../inverted-run/samples/..")]), pairs, seed=0)
+        assert [Path(run).name for run in key.runs] == ["tuned-run", "inverted-run"]
+        rows = votes.table([vote(0, "left", page=key.page)], key).columns[0].cells
+        assert list(rows)[:2] == ["tuned-run", "inverted-run"]
+
     def test_sides_are_even_and_both_orders_hang_on_the_seed(self, runs: list[Path], pairs: list[Pair]):
         made = [make_page(match(runs), pairs, seed) for seed in (0, 0, 1, 2)]
         keys = [key for _, key in made]
@@ -175,6 +197,12 @@ class TestPage:
         assert "https:" not in html and "http:" not in html
         assert not re.search(r"<link|<iframe|@import|url\(|src=\"(?!data)", html)
         assert "default-src 'none'" in html
+
+    def test_the_next_person_can_begin_anew(self, runs: list[Path], pairs: list[Pair]):
+        html, _ = make_page(match(runs), pairs, seed=0)
+        for section in ("start", "end"):
+            shown = html.split(f'<section id="{section}"')[1].split("</section>")[0]
+            assert '<button type="button" class="quiet other">' in shown, section
 
     @pytest.mark.parametrize("hostile", ["</script><script>alert(1)</script>", '"><img src=x>', "<!--", "a & b"])
     def test_words_of_users_are_only_words(self, runs: list[Path], hostile: str):
@@ -241,6 +269,26 @@ class TestVotes:
             ("bob", 0): "left",
         }
 
+    def test_the_last_word_is_the_latest_and_not_the_last_file(self, tmp_path: Path):
+        """A browser calls the second download of one name "… (1).json", which a shell sorts before the first."""
+        first, second = tmp_path / "votes-ann.json", tmp_path / "votes-ann (1).json"
+        for dated in (True, False):
+            for minute, (path, answer) in enumerate([(first, "left"), (second, "right")]):
+                at = f"2026-01-01T12:0{minute}:00Z" if dated else None
+                cast = Vote.model_validate(vote(0, answer).model_dump() | {"at": at})
+                path.write_text(json.dumps({"votes": [cast.model_dump(mode="json")]}))
+                os.utime(path, (1e9 - minute, 1e9 - minute) if dated else (1e9 + minute, 1e9 + minute))
+            assert [v.answer for v in read_votes([second, first], key_of())] == ["right"]
+            assert [v.answer for v in read_votes([first, second], key_of())] == ["right"]
+
+    def test_lines_that_are_cut_short_are_left_out_and_told(self, tmp_path: Path):
+        whole = [vote(n, "left", "größe\u2028\x85").model_dump_json().encode() for n in range(4)]
+        half = whole[2][: whole[2].index("ö".encode()) + 1]
+        (tmp_path / "v.jsonl").write_bytes(b"\n".join([whole[0], whole[1][:30] + whole[1], whole[3], half]))
+        told: list[str] = []
+        assert [v.item for v in read_votes([tmp_path / "v.jsonl"], key_of(), told.append)] == [0, 3]
+        assert told == [f"{tmp_path / 'v.jsonl'} has 2 lines cut short, and what stood there is not counted."]
+
     @pytest.mark.parametrize(
         ("name", "text", "told"),
         [
@@ -248,6 +296,7 @@ class TestVotes:
             ("v.json", "{", "was not made by the page"),
             ("v.json", '{"votes": [{"item": 0}]}', "was not made by the page"),
             ("v.jsonl", "[]\n", "was not made by the page"),
+            ("v.jsonl", "{\n", "There is no vote"),
             ("v.json", '{"votes": []}', "There is no vote"),
             ("v.json", json.dumps({"votes": [vote(0, "left", page="p2").model_dump()]}), "of the page p2, and the key"),
             ("v.jsonl", vote(4, "left").model_dump_json(), "item 5, and the page has 4"),
@@ -327,6 +376,36 @@ class TestServer:
         with pytest.raises(ConfigError, match="give another --port"):
             VoteServer("", key_of(), tmp_path / "v.jsonl", server.server_port)
 
+    def test_a_page_is_served_where_it_was_before(self, tmp_path: Path):
+        """There a browser knows whose answers are whose; and where the port is taken, any other does."""
+        key = key_of(page=f"page of {os.getpid()}")
+        for _ in range(2):
+            with VoteServer("", key, tmp_path / "v.jsonl") as first, VoteServer("", key, tmp_path / "v.jsonl") as other:
+                assert first.server_port == port_of(key.page) != other.server_port
+        assert len({port_of(f"page {n}") for n in range(100)}) > 90
+        assert all(port_of(f"page {n}") in PORTS for n in range(100))
+
+    def test_a_full_disk_cuts_no_line(self, server: VoteServer):
+        """The limit of a file's size stands for the disk: the write stops in the middle of the line."""
+        server.keep(vote(0, "left"))
+        before = server.votes.read_bytes()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 40, limits[1]))
+        try:
+            refused = self.ask(server, "POST", "/votes", vote(1, "left").model_dump_json())
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert refused == (507, "The vote cannot be written: No space left on device.")
+        assert server.votes.read_bytes() == before
+        assert self.ask(server, "POST", "/votes", vote(1, "left").model_dump_json())[0] == 204
+        assert [v.item for v in read_votes([server.votes], server.key)] == [0, 1]
+
+    def test_a_vote_after_a_cut_line_has_its_own(self, server: VoteServer):
+        server.votes.write_text(vote(0, "left").model_dump_json() + "\n" + vote(1, "left").model_dump_json()[:30])
+        for item in (2, 3):
+            server.keep(vote(item, "right"))
+        assert [v.item for v in read_votes([server.votes], server.key)] == [0, 2, 3]
+
     def test_votes_that_cannot_be_written_are_told(self, server: VoteServer):
         server.votes.mkdir()
         status, told = self.ask(server, "POST", "/votes", vote(0, "left").model_dump_json())
@@ -347,9 +426,11 @@ class TestCommand:
             answers = [vote(n, placed.a_is, rater, "subject", key.page) for n, placed in enumerate(key.items)]
             answers.append(vote(0, "undecided", rater, "prompt", key.page))
             (tmp_path / f"{rater}.json").write_text(json.dumps({"votes": [answer.model_dump() for answer in answers]}))
-        code, out, _ = dreambooth(
-            monkeypatch, capsys, "compare", "--votes", tmp_path / "ann.json", tmp_path / "bob.json", "--key", key_file
-        )
+        (tmp_path / "served.jsonl").write_text('{"page":')
+        files = sorted(tmp_path.glob("*.json*"))
+        assert key_file in files  # as a shell's `--votes *.json` has it
+        code, out, err = dreambooth(monkeypatch, capsys, "compare", "--votes", *files, "--key", key_file)
+        assert "warning: " in err and "served.jsonl has 1 line cut short" in err
         assert (
             code == 0 and "100 % [68, 100]" in out and "by person [100, 100]" in out and "10 votes by 2 people" in out
         )
@@ -396,13 +477,19 @@ class TestCommand:
             (["--votes", "{empty}/v.json"], "add --key"),
             (["--votes", "{empty}/v.json", "--key", "{empty}/k.json"], "cannot be read"),
             (["--votes", "{empty}/v.json", "--key", "{empty}/k.json", "--serve"], "give one of the two"),
+            (["--votes", "{empty}/k.json", "--key", "{empty}/k.json"], "cannot be read"),
             (["--serve", "--out", "{empty}/page.html"], "There is no page"),
+            (["--serve", "--out", "{latin}"], "There is no page"),
+            (["--serve", "--out", "."], "give --out the page in it"),
+            (["--serve", "--out", ""], "give --out the page in it"),
+            (["{a}", "{b}", "--existing", "--out", "."], "give --out the page in it"),
         ],
     )
     def test_wrong_turns(self, arguments: list[str], told: str, runs: list[Path], tmp_path: Path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "empty").mkdir()
-        places = {"{a}": runs[0], "{b}": runs[1], "{empty}": tmp_path / "empty"}
+        (tmp_path / "latin.html").write_bytes("größe".encode("latin-1"))
+        places = {"{a}": runs[0], "{b}": runs[1], "{empty}": tmp_path / "empty", "{latin}": tmp_path / "latin.html"}
         places["{other}"] = make_run(tmp_path / "other", photos=(7,))
         for name, place in places.items():
             arguments = [argument.replace(name, str(place)) for argument in arguments]

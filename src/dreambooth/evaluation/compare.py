@@ -64,9 +64,9 @@ def match(paths: Sequence[Path]) -> Match:
     a, b = folders = RunFolder.open(paths[0]), RunFolder.open(paths[1])
     if paths[0].resolve() == paths[1].resolve():
         raise ConfigError(f"{paths[0]} cannot be compared to itself; name two runs of one subject.")
-    facts = [folder.read_json("subject.json") for folder in folders]
-    known = {photo.get("sha256") for photo in facts[1]["photos"]}
-    common = [photo["file"] for photo in facts[0]["photos"] if photo.get("sha256") in known - {None}]
+    one, other = (Contents(folder.path).subject() for folder in folders)
+    known = {photo.sha256 for photo in other.photos} - {""}
+    common = [photo.file for photo in one.photos if photo.sha256 in known]
     if not common:
         raise ConfigError(
             f"{paths[0]} and {paths[1]} are of two different subjects: they have no photo in common. "
@@ -75,7 +75,7 @@ def match(paths: Sequence[Path]) -> Match:
     images = [image for file in common[:SHOWN_PHOTOS] if (image := Contents(a.path).image(file))]
     if not images:
         raise ConfigError(f"The photos in {a.path / 'photos'} cannot be read, and nobody can judge without them.")
-    return Match((a, b), (facts[0]["class_noun"], facts[1]["class_noun"]), images)
+    return Match((a, b), (one.class_noun, other.class_noun), images)
 
 
 def draw_pairs(
@@ -141,7 +141,7 @@ def make_page(match: Match, pairs: Sequence[Pair], seed: int) -> tuple[str, Key]
     html = render("compare", data=data)
     key = Key(
         page=page,
-        runs=(str(match.folders[0].path), str(match.folders[1].path)),
+        runs=(str(match.folders[0].path.resolve()), str(match.folders[1].path.resolve())),
         items=[
             Placed(text=pair.text, template=pair.template, seed=pair.seed, a_is=side)
             for pair, side in zip(order, sides, strict=True)
@@ -164,8 +164,8 @@ def write_page(page: Path, html: str, key: Key) -> Path:
 
 
 def require_new(page: Path) -> None:
-    """Raises ConfigError for a page that is there already: votes may have been cast on it."""
-    if page.exists() or key_beside(page).exists():
+    """Raises ConfigError for a page that is there already: votes may have been cast on it; and as `key_beside`."""
+    if key_beside(page).exists() or page.exists():
         raise ConfigError(
             f"{page} or its key is there already, and votes may belong to it; give another --out, or serve it again "
             f"with: dreambooth compare --serve --out {page}"
@@ -173,6 +173,9 @@ def require_new(page: Path) -> None:
 
 
 def key_beside(page: Path) -> Path:
+    """Raises ConfigError for what can be no file's name."""
+    if not page.name:
+        raise ConfigError(f"{page} is a folder; give --out the page in it, such as {page / 'compare.html'}.")
     return page.with_suffix(".key.json")
 
 

@@ -26,7 +26,7 @@ def compare(
     existing: Annotated[bool, typer.Option("--existing", help="Take pictures that both runs have drawn.")] = False,
     out: Annotated[Path, typer.Option(help="The page; its key is written beside it.")] = Path("compare.html"),
     serve: Annotated[bool, typer.Option("--serve", help="Serve the page to this computer and keep its votes.")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --serve; any that is free by default.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --serve; by default the page's own.")] = 0,
     votes: Annotated[list[Path] | None, typer.Option(help="Count votes instead, of one file or several.")] = None,
     key: Annotated[Path | None, typer.Option(help="The key of the page they were cast on.")] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
@@ -100,8 +100,10 @@ def _serve(page: Path, port: int) -> None:
     key, votes = key_beside(page), page.with_suffix(".votes.jsonl")
     try:
         html = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"There is no page {page}; make it: dreambooth compare RUN_A RUN_B --out {page}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"There is no page {page} that can be read; make one: dreambooth compare RUN_A RUN_B --out PAGE"
+        ) from error
     with VoteServer(html, read_key(key), votes, port) as server:
         typer.echo(f"open  {server.address}  on this computer; Ctrl-C ends it. Votes are kept in {votes}")
         with suppress(KeyboardInterrupt):
@@ -116,7 +118,8 @@ def _count(files: list[Path], key_file: Path) -> None:
     from dreambooth.evaluation.votes import PAPER_STUDY, counted, read_key, read_votes, table
 
     key = read_key(key_file)
-    votes = read_votes(files, key)
+    others = [file for file in files if file.resolve() != key_file.resolve()]  # `--votes *.json` names the key too
+    votes = read_votes(others or files, key, Display(quiet=True).warn)
     console = Console(highlight=False, soft_wrap=True)
     console.print(table(votes, key))
     console.print(f"{counted(votes)} Brackets are 95 % intervals: Wilson's, and by person a bootstrap over people.")

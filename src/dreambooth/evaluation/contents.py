@@ -30,6 +30,7 @@ class Photo(BaseModel):
 
     file: str
     source: str = ""
+    sha256: str = ""
     size: tuple[int, int] | None = None
     upscaled: bool = False
 
@@ -86,12 +87,15 @@ class Contents:
 
     def subject(self) -> Subject:
         """Raises RunError when subject.json is missing or not what a run writes."""
+        path = self.path / "subject.json"
         try:
-            return Subject.model_validate_json((self.path / "subject.json").read_bytes())
-        except (OSError, ValidationError) as error:
-            raise RunError(
-                f"{self.path / 'subject.json'} cannot be read; the run folder is incomplete. ({error})"
-            ) from error
+            return Subject.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise RunError(f"{path} cannot be read ({error.strerror}); the run folder is incomplete.") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            told = ": ".join([*map(str, first["loc"]), first["msg"]])
+            raise RunError(f"{path} is not what a run writes ({told}); was it edited?") from error
 
     def json(self, name: str, kind: type[T], default: T) -> T:
         """The value in a JSON file, or `default` when it is not there or not of this kind."""

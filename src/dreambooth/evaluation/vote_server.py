@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
+import zlib
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,11 +16,15 @@ from dreambooth.errors import ConfigError
 from dreambooth.evaluation.votes import Key, Vote, misfit
 
 HOST = "127.0.0.1"
+PORTS = range(20000, 30000)  # below those that systems hand out, above those that browsers refuse
 LONGEST_VOTE = 4096  # bytes
 
 
 class VoteServer(ThreadingHTTPServer):
-    """Listens on the loopback interface; `port` 0 takes any that is free. Raises ConfigError for one that is not."""
+    """Listens on the loopback interface: on `port`, or where it is 0 on the page's own port or any that is free.
+
+    Raises ConfigError for a port that is not free.
+    """
 
     daemon_threads = True
 
@@ -25,9 +32,13 @@ class VoteServer(ThreadingHTTPServer):
         self.html, self.key, self.votes = html.encode(), key, votes
         self._writing = threading.Lock()
         try:
-            super().__init__((HOST, port), _Handler)
+            super().__init__((HOST, port or port_of(key.page)), _Handler)
         except OSError as error:
-            raise ConfigError(f"Port {port} cannot be served on ({error.strerror}); give another --port.") from error
+            if port:
+                raise ConfigError(
+                    f"Port {port} cannot be served on ({error.strerror}); give another --port."
+                ) from error
+            super().__init__((HOST, 0), _Handler)
 
     @property
     def address(self) -> str:
@@ -38,8 +49,20 @@ class VoteServer(ThreadingHTTPServer):
         return host in {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
 
     def keep(self, vote: Vote) -> None:
-        with self._writing, self.votes.open("a", encoding="utf-8") as file:
-            file.write(vote.model_dump_json() + "\n")
+        """Adds the vote on a line of its own, whole or not at all. Raises OSError."""
+        with self._writing, self.votes.open("a+b", buffering=0) as file:
+            size = file.tell()
+            file.seek(max(0, size - 1))
+            cut_short = file.read(1) not in (b"", b"\n")
+            line = b"\n" * cut_short + vote.model_dump_json().encode() + b"\n"
+            if file.write(line) < len(line):
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def port_of(page: str) -> int:
+    """The same at every serving: a browser remembers the answers of a page by its address, port and all."""
+    return PORTS[zlib.crc32(page.encode()) % len(PORTS)]
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from dreambooth.errors import ConfigError
 from dreambooth.evaluation import bootstrap
@@ -53,7 +56,7 @@ class Key(BaseModel):
 
 
 class Vote(BaseModel):
-    """One answer of one person; `item` counts from 0."""
+    """One answer of one person; `item` counts from 0, and `at` is when it was given."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -63,6 +66,7 @@ class Vote(BaseModel):
     question: Question
     answer: Literal["left", "right", "undecided"]
     seconds: float | None = None
+    at: AwareDatetime | None = None
 
 
 class Answers(BaseModel):
@@ -118,20 +122,22 @@ def read_key(path: Path) -> Key:
         raise ConfigError(f"{path} is no key of a comparison; the key lies beside its page.") from error
 
 
-def read_votes(paths: Sequence[Path], key: Key) -> list[Vote]:
+def read_votes(paths: Sequence[Path], key: Key, warn: Callable[[str], None] = lambda sentence: None) -> list[Vote]:
     """All votes of downloaded files (.json) and of served pages (.jsonl); who voted twice changed their mind.
 
-    Raises ConfigError for a file that cannot be read, or votes of another page than the key's.
+    Lines that were cut short are left out, and `warn` tells of them. Raises ConfigError for a file that cannot be
+    read, or votes of another page than the key's.
     """
-    latest: dict[tuple[str, int, str], Vote] = {}
+    cast: list[tuple[datetime, Vote]] = []
     for path in paths:
-        for vote in _votes_in(path):
+        for at, vote in _votes_in(path, warn):
             if fault := misfit(vote, key):
                 raise ConfigError(f"The votes in {path} do not match the key: {fault}.")
-            latest[vote.rater, vote.item, vote.question] = vote
-    if not latest:
+            cast.append((at, vote))
+    if not cast:
         raise ConfigError("There is no vote in " + ", ".join(map(str, paths)) + ".")
-    return list(latest.values())
+    in_order = sorted(cast, key=lambda dated: dated[0])
+    return list({(vote.rater, vote.item, vote.question): vote for _, vote in in_order}.values())
 
 
 def misfit(vote: Vote, key: Key) -> str | None:
@@ -201,14 +207,29 @@ def _share(by_rater: dict[str, Counter[Winner]], side: Winner) -> Share:
     return Share(int(sum(won.values())), int(sum(cast.values())), several)
 
 
-def _votes_in(path: Path) -> list[Vote]:
+def _votes_in(path: Path, warn: Callable[[str], None]) -> list[tuple[datetime, Vote]]:
+    """The votes, and when each was cast: one that does not say so is as old as its file."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The votes {path} cannot be read: {getattr(error, 'strerror', 'it is no text')}.") from error
+        content, written = path.read_bytes(), datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except OSError as error:
+        raise ConfigError(f"The votes {path} cannot be read: {error.strerror}.") from error
     try:
         if path.suffix == ".jsonl":
-            return [TypeAdapter(Vote).validate_json(line) for line in text.splitlines() if line.strip()]
-        return Answers.model_validate_json(text).votes
+            votes = TypeAdapter(list[Vote]).validate_python(_whole_lines(path, content, warn))
+        else:
+            votes = Answers.model_validate_json(content).votes
     except ValidationError as error:
         raise ConfigError(f"{path} {UNFIT}, or was changed since; ask for it again.") from error
+    return [(vote.at or written, vote) for vote in votes]
+
+
+def _whole_lines(path: Path, content: bytes, warn: Callable[[str], None]) -> list[Any]:
+    """The values of the lines, those aside that a full disk or a power cut has cut short."""
+    lines = [line for line in content.split(b"\n") if line.strip()]
+    found: list[Any] = []
+    for line in lines:
+        with suppress(ValueError):
+            found.append(from_json(line))
+    if cut := len(lines) - len(found):
+        warn(f"{path} has {cut} line{'s' if cut > 1 else ''} cut short, and what stood there is not counted.")
+    return found
