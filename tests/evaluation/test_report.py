@@ -302,6 +302,14 @@ def test_scores_below_zero_leave_the_plot(bare: RunFolder):
     assert len(Page(write_report(bare)).all("polyline")) == 6
 
 
+@pytest.mark.parametrize(("step", "value"), [(0, 0.5), (1, 1e308), (1, 1.7e308), (1, 5e-324)])
+def test_no_curve_where_an_axis_has_no_extent(bare: RunFolder, step: int, value: float):
+    """Lines of one step alone, as of a log that was put together by hand, and values at the end of the floats."""
+    lines = [{"step": 3 + step * n, "loss_subject": value} for n in range(20)]
+    (bare.path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert Page(write_report(bare)).sections == ["subject", "settings"]
+
+
 def test_values_that_are_not_finite_are_left_out():
     log = [{"step": step, "loss": value} for step, value in enumerate([1.0, math.nan, math.inf, 2.0, None], 1)]
     assert curves.logged(log, "loss") == [(1, 1.0), (4, 2.0)]

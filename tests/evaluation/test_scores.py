@@ -1,6 +1,8 @@
 """Scores of a subject, on tiny real encoders: which rows there are, what they hold, and that files keep them."""
 
+import codecs
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,6 +191,50 @@ class TestFiles:
         for name in ("scores", "none"):
             with pytest.raises(ConfigError, match=name):
                 read(tmp_path / name)
+
+    @pytest.mark.parametrize(
+        ("before", "after", "told"),
+        [
+            ("1e-17", "NaN", "div of textual-inversion on bär is nan"),
+            ("1e-17", "Infinity", "div of textual-inversion on bär is inf"),
+            ("div", "DIV", "has scores of 'DIV'; the metrics are dino, clip-i, clip-t, pres, div."),
+        ],
+    )
+    def test_what_no_table_can_show_is_told(self, tmp_path: Path, write, read, before: str, after: str, told: str):
+        write(ODD, tmp_path / "scores")
+        text = (tmp_path / "scores").read_text(encoding="utf-8").replace(before, after)
+        (tmp_path / "scores").write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match=re.escape(told)):
+            read(tmp_path / "scores")
+
+    def test_a_spreadsheet_s_byte_order_mark_is_no_matter(self, tmp_path: Path, write, read):
+        write(ODD, tmp_path / "scores")
+        (tmp_path / "scores").write_bytes(codecs.BOM_UTF8 + (tmp_path / "scores").read_bytes())
+        assert read(tmp_path / "scores") == ODD
+
+
+class TestBrokenFiles:
+    def test_a_stray_quotation_mark(self, tmp_path: Path):
+        """It makes all that follows one field, which in a long file is longer than a field may be."""
+        write_csv([*ODD, *ODD[1:] * 3000], tmp_path / "scores.csv")
+        text = (tmp_path / "scores.csv").read_text(encoding="utf-8").replace("stuffed", '"stuffed', 1)
+        (tmp_path / "scores.csv").write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match="cannot be read from line 3 on"):
+            read_csv(tmp_path / "scores.csv")
+
+    def test_a_last_line_that_was_cut_short(self, tmp_path: Path):
+        write_csv(ODD, tmp_path / "scores.csv")
+        text = (tmp_path / "scores.csv").read_text(encoding="utf-8")
+        (tmp_path / "scores.csv").write_text(text[: text.index("e-17")], encoding="utf-8")
+        with pytest.raises(ConfigError, match="something else than scores"):
+            read_csv(tmp_path / "scores.csv")
+
+    def test_a_seed_without_end(self, tmp_path: Path):
+        write_json(ODD, tmp_path / "scores.json")
+        text = (tmp_path / "scores.json").read_text(encoding="utf-8").replace('"seed": 0', '"seed": Infinity')
+        (tmp_path / "scores.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match="something else than scores"):
+            read_json(tmp_path / "scores.json")
 
 
 def test_means_of_subjects_leave_other_methods_and_metrics_out():

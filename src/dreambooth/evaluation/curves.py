@@ -11,6 +11,7 @@ Point = tuple[float, float]
 
 PLOT_WIDTH, PLOT_HEIGHT = 400, 180  # the box of a chart, in the units of its SVG
 CURVE_POINTS = 400
+LOWEST, HIGHEST = 1e-300, 1e300  # beyond them floats have no room for the arithmetic of an axis
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ def make_chart(
 ) -> Chart | None:
     """The values of the log under `names` (key -> what to call it) over the steps.
 
-    A value that was never logged, or never above zero, has no curve; None without any curve. The smoothed
-    curve is a moving average over `window`, a share of the steps; spikes far above it leave the plot, and
-    what is below zero does too. `mark` is a step to be pointed at.
+    A value that was never logged, or never above zero, has no curve; None without any curve, and where an axis has no
+    extent. The smoothed curve is a moving average over `window`, a share of the steps; spikes far above it leave the
+    plot, and what is below zero does too. `mark` is a step to be pointed at.
     """
     found = {name: logged(log, key) for key, name in names.items()}
     drawn = [name for name, points in found.items() if len(points) > 1 and any(y > 0 for _, y in points)]
@@ -56,6 +57,8 @@ def make_chart(
     start = min(points[0][0] for points in found.values() if points)
     end = max(points[-1][0] for points in found.values() if points)
     top = 1.15 * max(max(y for _, y in smooth[name] + usual(raw[name])) for name in drawn)
+    if start == end or not LOWEST < top < HIGHEST:
+        return None
 
     def place(x: float, y: float) -> Point:
         return PLOT_WIDTH * (x - start) / (end - start), PLOT_HEIGHT * (1 - y / top)

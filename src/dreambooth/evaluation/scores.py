@@ -132,9 +132,12 @@ def write_csv(scores: Iterable[Score], path: Path) -> None:
 def read_csv(path: Path) -> list[Score]:
     """What `write_csv` wrote. Raises ConfigError for a file that holds no such records."""
     reader = csv.DictReader(io.StringIO(_text(path)))
-    if reader.fieldnames != [field.name for field in fields(Score)]:
-        raise ConfigError(f"{path} does not begin with the columns of scores; name a file that holds them.")
-    return [_record(row, path) for row in reader]
+    try:
+        if reader.fieldnames != [field.name for field in fields(Score)]:
+            raise ConfigError(f"{path} does not begin with the columns of scores; name a file that holds them.")
+        return [_record(row, path) for row in reader]
+    except csv.Error as error:
+        raise ConfigError(f"{path} cannot be read from line {reader.line_num + 1} on: {error}.") from error
 
 
 def write_json(scores: Iterable[Score], path: Path) -> None:
@@ -173,15 +176,23 @@ def _rows(
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # spreadsheets begin their UTF-8 with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The scores {path} cannot be read ({error}); name a file that holds scores.") from error
 
 
 def _record(row: Any, path: Path) -> Score:
     try:
-        return Score(**(row | {"seed": int(row["seed"]), "value": float(row["value"])}))
-    except (TypeError, KeyError, ValueError) as error:
+        score = Score(**(row | {"seed": int(row["seed"]), "value": float(row["value"])}))
+        if None in row.values():
+            raise TypeError("a column is missing")
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise ConfigError(
             f"{path} holds something else than scores: {row!r:.80}; name a file that holds them."
         ) from error
+    if score.metric not in METRICS:
+        raise ConfigError(f"{path} has scores of {score.metric!r}; the metrics are {', '.join(METRICS)}.")
+    if not math.isfinite(score.value):
+        told = f"{score.metric} of {score.method} on {score.subject} is {score.value}"
+        raise ConfigError(f"{path} has a score that is no number: {told}.")
+    return score
