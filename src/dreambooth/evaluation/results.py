@@ -73,7 +73,12 @@ class Cell:
 
     def why_failed(self) -> str:
         """What stopped it, in a sentence; nothing when it did not fail."""
-        return self.failure.read_text(encoding="utf-8").strip() if self.failure.exists() else ""
+        if not self.failure.exists():
+            return ""
+        try:
+            return self.failure.read_text(encoding="utf-8", errors="replace").strip()
+        except OSError as error:
+            return f"why it failed cannot be read: {error.strerror}."
 
     def record(self) -> RunFolder:
         """The folder as a keeper of times."""
