@@ -3,8 +3,10 @@
 import doctest
 import itertools
 import json
+import math
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +146,37 @@ class TestTables:
         assert made.notes == ["Over the 1 of 2 subjects that were run in all rows."]
         assert made.contrasts[0].figures["dino"] == Interval(pytest.approx(0.1), None, None, 1)
 
+    def test_the_share_of_the_ceiling_is_over_the_subjects_of_its_table(self):
+        """DreamBooth is at the ceiling for the one subject that the other row has too, and far below for the rest."""
+        made = make_tables(
+            [
+                *(score(REAL, subject, "dino", 0.8) for subject in ("max", "rex", "tom")),
+                score("dreambooth", "rex", "dino", 0.8),
+                *(score("dreambooth", subject, "dino", 0.2) for subject in ("max", "tom")),
+                score("base", "rex", "dino", 0.3),
+            ]
+        )[0]
+        assert made.notes[0] == "Over the 1 of 3 subjects that were run in all rows."
+        assert "100.0 % of the real photos', over 1 subject;" in made.notes[1]
+
+    def test_a_subject_with_one_photo_is_in_the_table_though_it_has_no_ceiling(self):
+        some = [one for one in scores({REAL: 0.8}) if one.subject == "rex"]
+        found = make_tables([*some, *scores({"dreambooth": 0.7, "base": 0.4})])
+        rows = {row.title: row for row in found[0].rows}
+        assert rows["Real photos"].count == 1 and rows["DreamBooth"].count == rows["Untouched model"].count == 2
+        assert found[0].contrasts[0].figures["dino"].count == 2
+        assert found[0].notes[0].startswith("The real photos' row is over 1 of 2 subjects: a single photo")
+        assert "over 1 subject;" in found[0].notes[1]
+        photos = {row.title: row.text("dino") for row in found[3].rows if row.count}
+        assert photos == {"1 photo": "0.600", "2 photos": "0.800"}
+
+    def test_scores_without_any_ceiling_do_not_tell_how_many_photos_there_are(self):
+        assert not any(row.count for row in make_tables(scores({"dreambooth": 0.7}))[3].rows)
+
+    def test_a_ceiling_alone_is_over_all_its_subjects(self):
+        made = make_tables(scores({REAL: 0.8}))[0]
+        assert made.rows[0].count == 2 and made.notes == []
+
     def test_rows_without_a_subject_in_common_are_pointed_at(self):
         one = [one for one in scores({"dreambooth": 0.7}) if one.subject == "max"]
         other = [one for one in scores({"dreambooth-no-prior": 0.6}) if one.subject == "rex"]
@@ -252,6 +285,24 @@ class TestWrongTurns:
         (tmp_path / "subjects").mkdir()
         with pytest.raises(RunError, match="holds no scores yet"):
             write_tables(Results(tmp_path))
+
+    @pytest.mark.parametrize(("metric", "value"), [("dino", math.nan), ("dino", math.inf), ("DINO", 0.5)])
+    def test_scores_that_no_table_can_show(self, tmp_path: Path, metric: str, value: float):
+        rows = scores({REAL: 0.8, "dreambooth": 0.7, "dreambooth-photos-1": 0.6})
+        write_csv([*rows, replace(rows[-1], metric=metric, value=value)], tmp_path / "scores.csv")
+        with pytest.raises(ConfigError, match=r"scores\.csv has "):
+            write_tables(Results(tmp_path))
+
+    @pytest.mark.parametrize("broken", [True, False])
+    def test_a_failure_that_cannot_be_read(self, results: Results, broken: bool):
+        failure = results.subject("rex") / "textual-inversion/failed.txt"
+        failure.unlink()
+        if broken:
+            failure.write_bytes(b"The loss is not \xff finite.")
+        else:
+            failure.mkdir()
+        told = "The loss is not \ufffd finite." if broken else "why it failed cannot be read"
+        assert f"rex, textual-inversion: {told}" in Page(write_tables(results)[1]).text
 
     def test_scores_of_several_judges(self, tmp_path: Path):
         mixed = [score("dreambooth", "rex", "dino", 0.7), score("base", "rex", "dino", 0.7, fingerprint="beef")]

@@ -148,12 +148,13 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Table:
-    """One table with its figures."""
+    """One table with its figures; `shared` are the subjects that all its methods have."""
 
     spec: TableSpec
     rows: list[Row]
     contrasts: list[Contrast]
     notes: list[str]
+    shared: set[str]
 
 
 def make_tables(scores: Sequence[Score]) -> list[Table]:
@@ -163,10 +164,12 @@ def make_tables(scores: Sequence[Score]) -> list[Table]:
     values = {key: per_subject(group, *key) for key, group in _groups(scores).items()}
     methods = replace(TABLES[0], rows=(*TABLES[0].rows, *(RowSpec(name, OTHERS.get(name, name)) for name in own)))
     tables = [make_table(spec, values) for spec in (methods, *TABLES[1:])]
-    if share := bootstrap.ratio(values.get((DREAMBOOTH, "dino"), {}), values.get((REAL, "dino"), {})):
+    ceiling = _those(tables[0].shared, values.get((REAL, "dino"), {}))
+    if share := bootstrap.ratio(values.get((DREAMBOOTH, "dino"), {}), ceiling):
+        over = f"{share.count} subject{'s' if share.count > 1 else ''}"
         tables[0].notes.append(
-            f"DreamBooth's DINO is {percent(share)} of the real photos'; in the paper 86 % on Stable Diffusion and "
-            "90 % on Imagen."
+            f"DreamBooth's DINO is {percent(share)} of the real photos', over {over}; in the paper 86 % on Stable "
+            "Diffusion and 90 % on Imagen."
         )
     return [*tables, make_table(PHOTOS_TABLE, with_all_photos(values, photo_counts(scores)))]
 
@@ -179,13 +182,13 @@ def _groups(scores: Sequence[Score]) -> dict[tuple[str, str], list[Score]]:
 
 
 def make_table(spec: TableSpec, values: Mapping[tuple[str, str], Values]) -> Table:
-    """The table of per-subject means `values`, by method and metric, over the subjects that all its rows have."""
+    """The table of per-subject means `values`, by method and metric, over the subjects that all its methods have."""
     had = {row.method: {name for metric in spec.metrics for name in values.get((row.method, metric), {})}
            for row in spec.rows}  # fmt: skip
     shared = shared_subjects(had)
     rows: list[Row] = []
     for row in spec.rows:
-        kept = had[row.method] & shared or had[row.method]
+        kept = had[row.method] & shared if shared else had[row.method]
         found = {metric: _those(kept, values.get((row.method, metric), {})) for metric in spec.metrics}
         figures = {metric: bootstrap.mean(list(mine.values())) for metric, mine in found.items() if mine}
         rows.append(Row(row.method, row.title, row.paper, figures, len(kept)))
@@ -201,27 +204,35 @@ def make_table(spec: TableSpec, values: Mapping[tuple[str, str], Values]) -> Tab
         known = {metric: interval for metric, interval in compared.items() if interval}
         if known:
             contrasts.append(Contrast(f"{titles[one]} − {titles[other].lower()}", known))
-    return Table(spec, rows, contrasts, left_out(had, shared))
+    return Table(spec, rows, contrasts, left_out(had, shared), shared)
 
 
 def shared_subjects(had: Mapping[str, set[str]]) -> set[str]:
     """The subjects that every method has which was run at all; `had` are each method's.
 
+    The real photos have no say beside methods: a subject with a single photo has no ceiling, and is one all the same.
+
     >>> sorted(shared_subjects({"dreambooth": {"max", "rex"}, "base": {"rex"}, "textual-inversion": set()}))
     ['rex']
     """
-    run = [names for names in had.values() if names]
-    return set[str].intersection(*run) if run else set()
+    run = {method: names for method, names in had.items() if names}
+    counted = [names for method, names in run.items() if method != REAL] or list(run.values())
+    return set[str].intersection(*counted) if counted else set()
 
 
 def left_out(had: Mapping[str, set[str]], shared: set[str]) -> list[str]:
     """What the table says of subjects that not every row has."""
     every = set[str]().union(*had.values())
-    if every == shared:
-        return []
-    if not shared:
-        return ["No subject was run in all of these rows, so they compare badly."]
-    return [f"Over the {len(shared)} of {len(every)} subjects that were run in all rows."]
+    real = had.get(REAL, set[str]())
+    notes: list[str] = []
+    if every and not shared:
+        notes.append("No subject was run in all of these rows, so they compare badly.")
+    elif every != shared:
+        notes.append(f"Over the {len(shared)} of {len(every)} subjects that were run in all rows.")
+    if real and shared - real:
+        compared = f"{len(shared & real)} of {len(shared)} subjects"
+        notes.append(f"The real photos' row is over {compared}: a single photo has no other to be compared to.")
+    return notes
 
 
 def _those(names: set[str], values: Values) -> Values:
@@ -229,8 +240,9 @@ def _those(names: set[str], values: Values) -> Values:
 
 
 def photo_counts(scores: Sequence[Score]) -> dict[str, int]:
-    """How many photos each subject has, by the rows of the ceiling."""
-    return dict(Counter(score.subject for score in scores if (score.method, score.metric) == (REAL, "dino")))
+    """How many photos each subject has, by the rows of the ceiling, which has none of a single photo."""
+    ceiling = Counter(score.subject for score in scores if (score.method, score.metric) == (REAL, "dino"))
+    return {score.subject: max(1, ceiling[score.subject]) for score in scores} if ceiling else {}
 
 
 def with_all_photos(
