@@ -144,7 +144,13 @@ class RunFolder:
         self.write_json("times.json", times | {phase: round(times.get(phase, 0.0) + seconds, 3)})
 
     def times(self) -> dict[str, float]:
-        return self.read_json("times.json") if (self.path / "times.json").is_file() else {}
+        """Seconds by phase; none where they were not kept, or cannot be read: nothing else depends on them."""
+        try:
+            found = self.read_json("times.json")
+        except RunError:
+            return {}
+        entries: dict[str, Any] = found if isinstance(found, dict) else {}
+        return {phase: seconds for phase, seconds in entries.items() if isinstance(seconds, int | float)}
 
     def append_log(self, entry: Mapping[str, Any], name: str = LOG) -> None:
         """One line of the log of that name."""
@@ -207,10 +213,13 @@ def free_folder(path: Path) -> Path:
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replaces a file at once, so that a reader or a kill never sees half of it."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replaces a file at once, so that a reader, a kill or a power cut never leaves half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

@@ -263,7 +263,7 @@ class TestNames:
         assert clip_encoder(str(clip)).name == "clip"
 
     @pytest.mark.usefixtures("embedded")
-    @pytest.mark.parametrize("name", ["toybox-sd", "clip-vit", "", "./nowhere", "a/b/c"])
+    @pytest.mark.parametrize("name", ["toybox-sd", "clip-vit", "", "./nowhere", "a/b/c", "~nosuch/x"])
     def test_unknown_names_are_told_with_the_choices(self, name: str):
         with pytest.raises(ModelError) as told:
             clip_encoder(name)

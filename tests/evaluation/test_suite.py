@@ -1,6 +1,7 @@
 """Suites: DreamBench as published, folders of one's own, and the embedded world's thirty."""
 
 import doctest
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -79,12 +80,26 @@ class TestDreamBench:
         assert find_suite("dreambench", {}).name == "dreambench"
 
     @pytest.mark.parametrize(
-        ("text", "told"), [("rex,dog", "no line subject_name,class"), (LIST, "lists rex, bear_plushie, but")]
+        ("text", "told"),
+        [
+            ("rex,dog", "no line subject_name,class"),
+            (LIST, "lists rex, bear_plushie, but"),
+            ("subject_name,class\n\nPrompts\n", "lists no subject"),
+        ],
     )
     def test_a_broken_layout_is_told(self, tmp_path: Path, text: str, told: str):
         (tmp_path / "prompts_and_classes.txt").write_text(text)
         with pytest.raises(ConfigError, match=told):
             read_dreambench(tmp_path)
+
+    @pytest.mark.parametrize("name", ["../evil", "{folder}", "", ".", ".hidden"])
+    def test_a_listed_subject_lies_in_the_folder(self, tmp_path: Path, name: str):
+        name = name.format(folder=tmp_path / "evil")
+        for folder in ("evil", "suite/.hidden"):
+            (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / "suite/prompts_and_classes.txt").write_text(f"subject_name,class\n{name},dog\n")
+        with pytest.raises(ConfigError, match=r"has a subject '.*'; give it the name of a folder in there"):
+            read_dreambench(tmp_path / "suite")
 
 
 class TestFolder:
@@ -119,6 +134,20 @@ class TestFolder:
             find_suite("toybx", {"toybox": suites()["toybox"]})
         with pytest.raises(ConfigError, match="holds no folders"):
             find_suite(str(photos), {})
+
+    def test_a_suite_that_cannot_be_read(self):
+        with pytest.raises(ConfigError, match=r"The suite x+ cannot be read: File name too long\."):
+            find_suite("x" * 300, {})
+
+    def test_a_user_that_there_is_not(self):
+        with pytest.raises(ConfigError, match="There is no suite '~nosuch/pets'"):
+            find_suite("~nosuch/pets", {})
+
+    def test_names_that_are_not_utf_8(self, tmp_path: Path):
+        for place, told in ((b"suite/dog\xe9", "a subject 'dog"), (b"caf\xe9/dog", "name of the folder 'caf")):
+            os.makedirs(os.fsencode(tmp_path) + b"/" + place)
+            with pytest.raises(ConfigError, match=told + r"\\udce9'.*UTF-8"):
+                read_folder(Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + place)).parent)
 
     def test_a_name_that_is_no_noun(self, tmp_path: Path):
         (tmp_path / "2024").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ DINO = Family("ViT (DINO)", "vit", {"dino-vits16": "facebook/dino-vits16"})
 
 def resolve(name: str, family: Family) -> Source:
     """What an encoder's name stands for. Raises ModelError with the valid choices; nothing is loaded."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # which, unlike Path's own, leaves a user that there is not as it is
     if name in family.embedded():
         return Source(name, str(family.embedded()[name]), "embedded")
     if name in family.hub:

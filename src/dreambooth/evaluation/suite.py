@@ -96,7 +96,23 @@ def find_suite(name: str, made: Mapping[str, Callable[[], Suite]]) -> Suite:
     """
     if name in made:
         return made[name]()
-    folder = Path(os.environ.get("DREAMBENCH", DREAMBENCH)) if name == DREAMBENCH else Path(name).expanduser()
+    folder = Path(os.environ.get("DREAMBENCH", DREAMBENCH) if name == DREAMBENCH else os.path.expanduser(name))
+    try:
+        return _find(name, folder, ", ".join([*made, DREAMBENCH]))
+    except OSError as error:
+        raise ConfigError(f"The suite {folder} cannot be read: {error.strerror}.") from error
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a folder of that name lies where it is put, on any system, and can be told in UTF-8.
+
+    >>> [is_plain_name(name) for name in ("my dog", "dog.2", "..", "../dog", "")]
+    [True, True, False, False, False]
+    """
+    return bool(name) and name.isprintable() and not name.startswith(".") and not set(name) & set("/\\")
+
+
+def _find(name: str, folder: Path, known: str) -> Suite:
     for place in (folder, folder / "dataset"):
         if (place / DREAMBENCH_FILE).is_file():
             return read_dreambench(place)
@@ -106,7 +122,6 @@ def find_suite(name: str, made: Mapping[str, Callable[[], Suite]]) -> Suite:
             "give --suite the path of its dataset folder, or set the variable DREAMBENCH to it."
         )
     if not folder.is_dir():
-        known = ", ".join([*made, DREAMBENCH])
         raise ConfigError(f"There is no suite {name!r}; give {known}, or a folder with one folder of photos a subject.")
     return read_folder(folder)
 
@@ -130,6 +145,8 @@ def read_dreambench(folder: Path) -> Suite:
         if not comma:
             break
         listed[name.strip()] = noun.strip()
+    if not listed:
+        raise ConfigError(f"{folder / DREAMBENCH_FILE} lists no subject under subject_name,class; fetch it again.")
     if missing := [name for name in listed if not (folder / name).is_dir()]:
         raise ConfigError(f"{DREAMBENCH_FILE} lists {', '.join(missing)}, but {folder} has no such folder.")
     return _suite(DREAMBENCH, folder, listed, {})
@@ -158,6 +175,13 @@ def read_folder(folder: Path) -> Suite:
 
 
 def _suite(name: str, folder: Path, nouns: Mapping[str, str], live: Mapping[str, bool | None]) -> Suite:
+    if not name.isprintable():
+        raise ConfigError(f"The name of the folder {name!a} is not UTF-8 text; rename it.")
+    if bad := [subject for subject in nouns if not is_plain_name(subject)]:
+        raise ConfigError(
+            f"The suite {folder} has a subject {bad[0]!a}; give it the name of a folder in there, in UTF-8, without / "
+            "and not beginning with a dot."
+        )
     subjects: list[SuiteSubject] = []
     for subject, text in nouns.items():
         try:
