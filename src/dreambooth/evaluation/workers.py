@@ -52,12 +52,14 @@ def run_workers(results: Results, plan: Plan, count: int, display: Display) -> N
     Raises Interrupted after Ctrl-C, and RunError when workers ended before the work did.
     """
     cells = results.all_cells(plan)
-    count = min(count, sum(not cell.over for cell in cells))
-    if count == 0:
+    wanted, left = min(count, len(cells)), sum(not cell.over for cell in cells)
+    if left == 0:
         return
+    # Cores are shared by the workers of the whole work, not of what is left: threads decide the last bits of sums.
+    workplaces = environments(plan.device, wanted)[:left]
     before = {cell: cell.progress(plan.settings) for cell in cells}
     with (
-        started_workers(results, plan, count) as workers,
+        started_workers(results, workplaces) as workers,
         display.track("benchmark", len(cells), sum(before.values()), over_seconds=math.inf) as advance,
     ):
         alive = True
@@ -69,7 +71,7 @@ def run_workers(results: Results, plan: Plan, count: int, display: Display) -> N
             # An average over a long time can keep few samples, so small advances are saved up.
             if gained >= LEAST_ADVANCE * len(cells) or not alive:
                 told = [f"{cell.member.name} {cell.method}" for cell in under_way(before, shares)]
-                advance(gained, ", ".join(told[:count]))
+                advance(gained, ", ".join(told[: len(workers)]))
                 before = shares
     if any(not cell.over for cell in cells):
         raise RunError(_why(results, workers))
@@ -85,17 +87,20 @@ def under_way(before: Mapping[Thing, float], now: Mapping[Thing, float]) -> list
 
 
 @contextmanager
-def started_workers(results: Results, plan: Plan, count: int) -> Generator[list[subprocess.Popen[bytes]]]:
-    """Worker processes, gone when the block is left: after Ctrl-C they finish a step and save it first.
+def started_workers(
+    results: Results, workplaces: Sequence[Mapping[str, str]]
+) -> Generator[list[subprocess.Popen[bytes]]]:
+    """A worker process in each environment, gone when the block is left: after Ctrl-C it saves a last step first.
 
     Each holds the other end of a pipe from this process and ends when that closes, so none outlives even a kill.
     """
     logs = results.path / "logs"
     logs.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "dreambooth", "benchmark-worker", str(results.path), "--leashed"]
+    # -P: what lies in the folder that the user is in is no module of ours.
+    command = [sys.executable, "-P", "-m", "dreambooth", "benchmark-worker", str(results.path), "--leashed"]
     workers: list[subprocess.Popen[bytes]] = []
     try:
-        for index, environment in enumerate(environments(plan.device, count)):
+        for index, environment in enumerate(workplaces):
             with (logs / f"worker-{index}.log").open("wb") as log:
                 workers.append(
                     subprocess.Popen(
