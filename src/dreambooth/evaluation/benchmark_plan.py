@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dreambooth.config import TrainConfig, make_config
 from dreambooth.errors import ConfigError
-from dreambooth.evaluation.variants import Variant, variant_of
+from dreambooth.evaluation.suite import is_plain_name
+from dreambooth.evaluation.variants import VARIANTS, Variant, is_method_name, variant_of
 from dreambooth.seeding import derive
 
 SEEDS = 2**31  # so that a seed is readable in a table and fits every program's seed field
 # Settings of the runs that are the benchmark's own to decide.
 DECIDED = (
     "photos", "class_noun", "model", "model_config", "device", "out", "seed", "applications", "images_per_prompt",
-    "preview_steps", "preview_prompts", "prior_dir", "identifier", "resolution",
+    "preview_steps", "preview_prompts", "prior_dir", "identifier", "resolution", "masks",
 )  # fmt: skip
+
+
+def _subject_name(name: str) -> str:
+    if not is_plain_name(name):
+        raise ValueError(f"{name!r} is no subject's name")
+    return name
+
+
+def _method_name(name: str) -> str:
+    if not is_method_name(name):
+        raise ValueError(f"{name!r} is no method's name")
+    return name
 
 
 class Settings(BaseModel):
@@ -49,7 +62,7 @@ class Member(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: Annotated[str, AfterValidator(_subject_name)]
     class_noun: str
     live: bool
 
@@ -59,13 +72,17 @@ class Member(BaseModel):
 
 
 class Plan(BaseModel):
-    """Settings, and what is to be done with them now."""
+    """Settings, and what is to be done with them now.
+
+    `judges` are name and fingerprint by metric of those who judge: a worker must have the same.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     settings: Settings
-    methods: list[str]
+    methods: list[Annotated[str, AfterValidator(_method_name)]]
     members: list[Member]
+    judges: dict[str, dict[str, str]] = {}
     device: str = "auto"
     keep_models: bool = False
 
@@ -97,6 +114,11 @@ def check_settings(settings: Settings, methods: Sequence[str]) -> None:
     for values in (settings.train, *settings.own.values()):
         if taken := [name for name in values if name in DECIDED]:
             raise ConfigError(f"A benchmark decides {', '.join(taken)} by itself; leave it out of the --config file.")
+    if any("method" in values for values in (settings.train, *map(settings.own.get, VARIANTS)) if values):
+        raise ConfigError(
+            "The names of a benchmark's methods say what they are; in the --config file `method` belongs in the table "
+            "of a method with a name of your own."
+        )
     for method in methods:
         member = Member(name="subject", class_noun="dog", live=True)
         plan = Plan(settings=settings, methods=[method], members=[member])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "photos": (DREAMBOOTH, *PHOTOS.values()),
     "all": (*DEFAULT_METHODS, NO_PRIOR, WRONG_NOUN, NO_NOUN, *PHOTOS.values()),
 }
+TAKEN = (*GROUPS, REAL, "real.json")
+"""Names in lists of methods, or beside the methods' folders, that stand for something else."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ def _wrong_noun(config: TrainConfig) -> TrainConfig:
 
 def _no_noun(config: TrainConfig) -> TrainConfig:
     """The identifier alone in the photos' caption; prior samples are of the class as ever, so only the noun differs."""
-    caption = (config.instance_prompt or INSTANCE_TEMPLATE).replace("{subject}", NO_NOUN_PHRASE)
+    caption = re.sub(r"\s*\{\s*class\s*\}", "", config.instance_prompt or INSTANCE_TEMPLATE)
+    caption = re.sub(r"\{\s*subject\s*\}", NO_NOUN_PHRASE, caption)
     return config.model_copy(update={"instance_prompt": caption})
 
 
@@ -117,8 +121,14 @@ def parse_methods(text: str, own: Mapping[str, Any]) -> list[str]:
     """The methods of a comma-separated list, groups spelled out, each once, in the order given.
 
     `own` are the methods that the configuration file defines. "real" is accepted and always there: the photos
-    themselves need neither training nor drawing. Raises ConfigError for a name that does not exist.
+    themselves need neither training nor drawing. Raises ConfigError for a name that does not exist, or cannot be one.
     """
+    for name in own:
+        if not is_method_name(name):
+            raise ConfigError(
+                f"[{name}] of the --config file cannot be a method's name; make it of letters, digits and _ . + = -, "
+                f"beginning with a letter or digit, and none of {', '.join(TAKEN)}."
+            )
     known = [*VARIANTS, *(name for name in own if name not in VARIANTS)]
     chosen: list[str] = []
     for name in (part.strip() for part in text.split(",")):
@@ -133,6 +143,15 @@ def parse_methods(text: str, own: Mapping[str, Any]) -> list[str]:
     if not chosen:
         raise ConfigError(f"No method was given; choose from {', '.join([*known, *GROUPS])}.")
     return list(dict.fromkeys(chosen))
+
+
+def is_method_name(name: str) -> bool:
+    """Whether a method can be called so: the name of its folder, and an entry of a list of methods.
+
+    >>> [is_method_name(name) for name in ("lr=1.5e-4", "a/b", "..", "real photos", "photos")]
+    [True, False, False, False, False]
+    """
+    return re.fullmatch(r"\w[\w.+=-]*", name) is not None and name not in TAKEN
 
 
 def variant_of(name: str, own: Mapping[str, Any] | None = None) -> Variant:
