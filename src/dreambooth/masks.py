@@ -35,7 +35,7 @@ def with_masks(
     """
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"There is no folder {folder} for --masks; give one that holds masks named as the photos.")
-    found = [_mask_of(photo, subject, folder) for photo in subject.photos]
+    found = [mask_of(photo, subject, folder) for photo in subject.photos]
     bare = [photo for photo, mask in zip(subject.photos, found, strict=True) if mask is None]
     if bare and segment is None:
         names = ", ".join(photo.path.name for photo in bare)
@@ -51,12 +51,13 @@ def with_masks(
     return replace(subject, masks=masks)
 
 
-def _mask_of(photo: Photo, subject: Subject, folder: Path | None) -> Image.Image | None:
+def mask_of(photo: Photo, subject: Subject, folder: Path | None) -> Image.Image | None:
     """The mask that comes with a photo, if there is one."""
     places = [photo.path.with_name(photo.path.stem + MASK_SUFFIX)]
     if folder is not None:
-        names = (photo.path.stem, photo.path.stem + ".mask")
-        places = [*sorted(path for path in folder.iterdir() if path.stem in names and path.is_file()), *places]
+        names, photos = (photo.path.stem + ".mask", photo.path.stem), {each.path.resolve() for each in subject.photos}
+        there = [path for path in sorted(folder.iterdir()) if path.is_file() and path.resolve() not in photos]
+        places = [*(path for name in names for path in there if path.stem == name), *places]
     file = next((path for path in places if path.is_file()), None)
     if file is None:
         return photo.alpha

@@ -17,16 +17,18 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from dreambooth.errors import ConfigError, PhotoError
-from dreambooth.evaluation import benchmark, variants, workers
+from dreambooth.errors import ConfigError, PhotoError, RunError
+from dreambooth.evaluation import benchmark, encoders, variants, workers
 from dreambooth.evaluation.benchmark import work
 from dreambooth.evaluation.benchmark_plan import Member, Plan, Settings, check_settings, train_config
-from dreambooth.evaluation.benchmark_setup import keep_photos, set_up
-from dreambooth.evaluation.results import Results, write_results
+from dreambooth.evaluation.benchmark_setup import keep_photos, make_judges, set_up
+from dreambooth.evaluation.results import Cell, Results, pixel_hash, write_results
 from dreambooth.evaluation.scores import REAL, read_json
 from dreambooth.evaluation.suite import SuiteSubject, read_folder, subject_prompts
 from dreambooth.evaluation.tables_page import write_tables
 from dreambooth.evaluation.variants import DREAMBENCH_NOUNS, parse_methods
+from dreambooth.masks import with_masks
+from dreambooth.subject import load_subject
 from dreambooth.toybox.suites import suites
 from dreambooth.ui import Display
 from tests import tiny
@@ -75,10 +77,21 @@ def prepared(out: Path, suite: Path, settings: Settings, methods: list[str], cou
     return results
 
 
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def copied(finished: Results, folder: Path, method: str = "base") -> tuple[Results, Cell]:
+    """The finished benchmark in a folder of its own, and one of its cells."""
+    shutil.copytree(finished.path, folder)
+    results = Results(folder)
+    return results, next(cell for cell in results.all_cells(results.plan()) if cell.method == method)
+
+
 def finish(results: Results) -> str:
     """The scores.csv of a benchmark, once nothing is left to do."""
     work(results)
-    write_results(results, results.plan(), {})
+    write_results(results, results.plan())
     return (results.path / "scores.csv").read_text()
 
 
@@ -166,10 +179,12 @@ class TestTheWholeWay:
         shutil.copytree(finished.path, out)
         moved = settings(tiny_model, judges | {"dino": str(tiny.saved_dino(tmp_path / "other", seed=1))})
         methods = finished.plan().methods
+        kept = files(out)
         with pytest.raises(ConfigError, match="dino was "):
             prepared(out, suite, moved, methods, count=1)
         with pytest.raises(ConfigError, match=r"dino was judged by dino .* Give --rescore, with all methods"):
             prepared(out, suite, moved, ["base"], count=1, rescore=True)
+        assert files(out) == kept, "a refusal changes nothing"
         before = (out / "scores.csv").read_text()
         monkeypatch.setattr(benchmark.workflow, "start", None)
         after = finish(prepared(out, suite, moved, methods, count=1, rescore=True))
@@ -267,9 +282,7 @@ class TestKill:
     def test_a_broken_picture_is_told_and_drawn_again_when_deleted(
         self, expected: list[str], finished: Results, tmp_path: Path
     ):
-        shutil.copytree(finished.path, tmp_path / "results")
-        results = Results(tmp_path / "results")
-        cell = next(cell for cell in results.all_cells(results.plan()) if cell.method == "base")
+        results, cell = copied(finished, tmp_path / "results")
         cell.scores.unlink()
         (cell.folder / "pictures/001.webp").write_bytes(b"RIFF")
         work(results)
@@ -279,8 +292,147 @@ class TestKill:
         rows = finish(results).splitlines()
         assert [row for row in rows if not row.startswith(("textual", "dreambooth-no"))] == expected
 
+    @pytest.mark.parametrize("listed", ["", "[]", '[{"name": "000.webp"}]'])
+    def test_pictures_are_known_by_their_names_and_listed_without_a_model(
+        self, finished: Results, tmp_path: Path, monkeypatch, listed: str
+    ):
+        results, _ = copied(finished, tmp_path / "results")
+        before = files(results.path)
+        for cell in results.all_cells(results.plan()):
+            cell.scores.unlink()
+            shutil.copy(cell.folder / "pictures/000.webp", cell.folder / "pictures/000 (copy).webp")
+            (cell.folder / "pictures/pictures.json").write_text(listed)
+        monkeypatch.setattr(benchmark.workflow, "start", None)
+        monkeypatch.setattr(benchmark, "load_model", None)
+        work(results)
+        after = files(results.path)
+        assert all(after[path] == before[path] for path in before if path.name in ("pictures.json", "scores.json"))
+
+    @pytest.mark.parametrize("file", ["scores.json", "../real.json"])
+    def test_scores_that_were_cut_off_are_judged_again_when_deleted(
+        self, finished: Results, tiny_model: Path, suite: Path, judges: dict, tmp_path: Path, file: str
+    ):
+        results, cell = copied(finished, tmp_path / "results")
+        path = (cell.folder / file).resolve()
+        path.write_text(path.read_text()[:100])
+        with pytest.raises(
+            ConfigError, match=rf"{path.name} cannot be read; delete this file, and the .* command makes"
+        ):
+            prepared(results.path, suite, settings(tiny_model, judges), ["base"], count=1)
+        path.unlink()
+        results = prepared(results.path, suite, settings(tiny_model, judges), ["base"], count=1)
+        assert finish(results) == (finished.path / "scores.csv").read_text()
+
+    def test_photos_that_are_lost_are_made_anew(
+        self, finished: Results, tiny_model: Path, suite: Path, judges: dict, tmp_path: Path
+    ):
+        results, cell = copied(finished, tmp_path / "results")
+        before = files(results.subject("cat") / "photos")
+        for lost in (*before, cell.scores):
+            if lost.name != "subject.json":
+                lost.unlink()
+        work(results)
+        assert "are no longer those that were kept; give the benchmark's own command again" in cell.why_failed()
+        results = prepared(results.path, suite, settings(tiny_model, judges), ["base"], count=1)
+        assert files(results.subject("cat") / "photos") == before
+        assert finish(results) == (finished.path / "scores.csv").read_text()
+
+    def test_photos_of_the_suite_that_are_others_by_now(
+        self, finished: Results, tiny_model: Path, suite: Path, judges: dict, tmp_path: Path, capsys
+    ):
+        results, _ = copied(finished, tmp_path / "results")
+        shutil.copytree(suite, tmp_path / "pets")
+        (tmp_path / "pets/cat/1.png").unlink()
+        before = files(results.subject("cat") / "photos")
+        prepared(results.path, tmp_path / "pets", settings(tiny_model, judges), ["base"], count=1)
+        assert "photos of cat in the suite have changed; the benchmark goes on with those" in capsys.readouterr().err
+        assert files(results.subject("cat") / "photos") == before
+        (results.subject("cat") / "photos/01.png").write_bytes(b"")
+        with pytest.raises(PhotoError, match="the suite has others by now"):
+            prepared(results.path, tmp_path / "pets", settings(tiny_model, judges), ["base"], count=1)
+
+
+class TestLater:
+    """More methods and subjects in a folder that holds some already."""
+
+    def test_what_was_done_before_stays_in_the_results(
+        self, finished: Results, tiny_model: Path, suite: Path, judges: dict, tmp_path: Path
+    ):
+        results, cell = copied(finished, tmp_path / "results", "textual-inversion")
+        cell.scores.unlink()
+        cell.failure.write_text("It was so.\n")
+        dog = read_folder(suite).subjects[1]
+        member = Member(name="dog", class_noun="dog", live=True)
+        plan = Plan(settings=settings(tiny_model, judges), methods=["base"], members=[member])
+        set_up(results, plan, [dog], False, Display(quiet=True))
+        finish(results)
+        facts = json.loads((results.path / "results.json").read_text())
+        assert facts["methods"] == ["base", "dreambooth", "dreambooth-no-noun", "textual-inversion"]
+        assert [one["name"] for one in facts["members"]] == ["dog", "cat"]
+        assert {"train", "draw", "score"} <= set(facts["seconds"]["dreambooth"]) and facts["judges"]["dino"]["name"]
+        assert "cat, textual-inversion: It was so." in write_tables(results)[1].read_text()
+
+    @pytest.mark.parametrize("entry", ['"dog"', '{ class_noun = "cat", live = false }'])
+    def test_a_subject_of_another_class_is_refused(
+        self, finished: Results, tiny_model: Path, suite: Path, judges: dict, tmp_path: Path, entry: str
+    ):
+        results, _ = copied(finished, tmp_path / "results")
+        shutil.copytree(suite, tmp_path / "pets")
+        (tmp_path / "pets/classes.toml").write_text(f"cat = {entry}")
+        before = files(results.path)
+        with pytest.raises(ConfigError, match="the subject cat is a cat, live, and now would be a"):
+            prepared(results.path, tmp_path / "pets", settings(tiny_model, judges), ["base"], count=1)
+        assert files(results.path) == before
+
+    def test_scores_that_were_passed_on_are_not_written_over(
+        self, finished: Results, tiny_model: Path, suite: Path, judges: dict, tmp_path: Path
+    ):
+        shutil.copy(finished.path / "scores.csv", tmp_path)
+        with pytest.raises(ConfigError, match="holds scores that were passed on"):
+            prepared(tmp_path, suite, settings(tiny_model, judges), ["base"], count=1)
+        assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
+
 
 class TestSharing:
+    def test_a_worker_with_other_judges_does_nothing(
+        self, tiny_model: Path, suite: Path, judges: dict[str, str], tmp_path: Path
+    ):
+        results = prepared(tmp_path / "out", suite, settings(tiny_model, judges), ["dreambooth"], count=1)
+        other = settings(tiny_model, judges | {"dino": str(tiny.saved_dino(tmp_path / "other", seed=1))})
+        with pytest.raises(ConfigError, match=r"has dino judged by dino \(\w+\), and this process would by dino \("):
+            work(results, lambda _, device: make_judges(other, device))
+        (cell,) = results.all_cells(results.plan())
+        assert not cell.run.exists() and not cell.over
+
+    def test_cores_are_shared_as_at_the_beginning(
+        self, finished: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """So that the last of four cells is computed with as many threads as the first."""
+        results, cell = copied(finished, tmp_path / "results")
+        cell.scores.unlink()
+        given: list[dict[str, str]] = []
+        start = subprocess.Popen
+
+        def popen(command: list[str], env: dict[str, str], **more: object):
+            given.append(env)
+            return start([sys.executable, "-c", ""], env=env, **more)
+
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setattr(workers, "usable_cores", lambda: 8)
+        monkeypatch.setattr(workers.subprocess, "Popen", popen)
+        with pytest.raises(RunError, match="Another process holds the rest"):
+            workers.run_workers(results, results.plan(), 2, Display(quiet=True))
+        assert [one["OMP_NUM_THREADS"] for one in given] == ["4"]
+
+    def test_workers_import_nothing_from_the_folder_that_the_user_is_in(
+        self, finished: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        (tmp_path / "dreambooth.py").write_text("raise SystemExit('mine')")
+        monkeypatch.chdir(tmp_path)
+        results, _ = copied(finished, tmp_path / "results")
+        with workers.started_workers(results, [os.environ]) as (worker,):
+            assert worker.wait(60) == 0, (results.path / "logs/worker-0.log").read_text()
+
     def test_what_another_process_holds_is_left_alone(
         self, tiny_model: Path, suite: Path, judges: dict[str, str], tmp_path: Path
     ):
@@ -367,6 +519,11 @@ class TestVariants:
         assert list(changed["dreambooth-wrong-noun"]) == ["class_noun"]
         assert changed["base"] == changed["dreambooth-photos-5"] == {}
 
+    @pytest.mark.parametrize("caption", ["a photo of a {identifier} {class}", "a photo of a {subject}"])
+    def test_no_noun_in_captions_of_your_own(self, caption: str):
+        config = self.config("dreambooth-no-noun", train={"instance_prompt": caption})
+        assert config.instance_prompt == "a photo of a {identifier}"
+
     def test_wrong_nouns_vary_and_are_wrong(self):
         plan = self.plan()
         nouns = [
@@ -396,6 +553,9 @@ class TestVariants:
             ({"train": {"photos": ["a"]}}, "decides photos by itself"),
             ({"own": {"dreambooth": {"out": "x"}}}, "decides out by itself"),
             ({"own": {"dreambooth": {"max_train_steps": 0}}}, "max_train_steps"),
+            ({"train": {"masks": "masks"}}, "decides masks by itself"),
+            ({"train": {"method": "lora"}}, "`method` belongs in the table of a method with a name of your own"),
+            ({"own": {"dreambooth": {"method": "lora"}}}, "`method` belongs in the table"),
         ],
     )
     def test_bad_settings_are_told_before_anything_runs(self, given: dict, told: str):
@@ -412,6 +572,24 @@ class TestVariants:
             parse_methods("dreambooth-no-nown", {})
         with pytest.raises(ConfigError, match="No method was given"):
             parse_methods("real,", {})
+
+    @pytest.mark.parametrize(
+        "name", ["a/b", "..", "/abs", "real photos", "photos", "all", "real", "real.json", "a,b", ""]
+    )
+    def test_names_that_cannot_be_a_method_s(self, name: str, tmp_path: Path):
+        with pytest.raises(ConfigError, match=r"cannot be a method's name; make it of letters"):
+            parse_methods("dreambooth", {name: {}})
+        facts = {"settings": {"suite": "mine"}, "methods": [name], "members": []}
+        (tmp_path / "benchmark.json").write_text(json.dumps(facts))
+        with pytest.raises(RunError, match="is no method's name"):
+            Results(tmp_path).plan()
+
+    def test_a_subject_of_a_plan_lies_in_its_folder(self, tmp_path: Path):
+        members = [{"name": "../evil", "class_noun": "dog", "live": True}]
+        facts = {"settings": {"suite": "mine"}, "methods": ["base"], "members": members}
+        (tmp_path / "benchmark.json").write_text(json.dumps(facts))
+        with pytest.raises(RunError, match=r"'\.\./evil' is no subject's name"):
+            Results(tmp_path).plan()
 
     def test_subjects_have_noise_of_their_own_and_methods_share_it(self):
         plan = self.plan()
@@ -473,6 +651,30 @@ class TestWrongTurns:
             keep_photos(Results(tmp_path), Settings(suite="s", model=str(tiny_model)), subject, Display(quiet=True))
         assert not (tmp_path / "subjects/dog/photos").exists()
 
+    def test_masks_are_kept_with_the_photos(self, tiny_model: Path, photos: Path, tmp_path: Path):
+        shutil.copytree(photos, tmp_path / "dog")
+        subject = SuiteSubject("dog", "dog", True, lambda _: [tmp_path / "dog"])
+        given = Settings(suite="s", model=str(tiny_model), own={"masked": {"masked_loss": True}})
+        results = Results(tmp_path)
+        with pytest.raises(PhotoError, match=r"The subject dog: There is no mask for 0\.png"):
+            keep_photos(results, given, subject, Display(quiet=True))
+        for index in range(3):
+            Image.new("L", (80, 64), 150 + 50 * index).save(tmp_path / f"dog/{index}.mask.png")
+        keep_photos(results, given, subject, Display(quiet=True))
+        assert len(results.photos("dog")) == 3
+        kept = with_masks(load_subject(list(map(str, results.photo_files("dog"))), "dog", 64), None).masks
+        assert kept and [mask.getpixel((0, 0)) for mask in kept] == [150, 200, 250]
+
+    def test_photos_of_a_version_that_kept_no_record(self, tiny_model: Path, photos: Path, tmp_path: Path):
+        subject = SuiteSubject("dog", "dog", True, lambda _: [photos])
+        results, given = Results(tmp_path), Settings(suite="s", model=str(tiny_model))
+        keep_photos(results, given, subject, Display(quiet=True))
+        (tmp_path / "subjects/dog/photos/subject.json").unlink()
+        (tmp_path / "subjects/dog/photos/02.png").unlink()
+        keep_photos(results, given, subject, Display(quiet=True))
+        kept = results.kept("dog")
+        assert kept and kept.photos == [pixel_hash(image) for image in results.photos("dog")] and len(kept.photos) == 2
+
     def test_a_file_that_is_left_out_is_told(self, tiny_model: Path, photos: Path, tmp_path: Path, capsys):
         shutil.copytree(photos, tmp_path / "dog")
         (tmp_path / "dog/notes.txt").write_text("mine")
@@ -503,6 +705,48 @@ class TestWrongTurns:
         code, _, err = dreambooth(monkeypatch, capsys, *command, *words)
         assert code == 1 and err.startswith("error: ") and told in err and "Traceback" not in err
         assert not (tmp_path / "out/subjects").exists()
+
+    def test_judges_that_nobody_asked_for_are_not_loaded(self, judges: dict[str, str], monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr(encoders, "lpips_package", lambda: None)
+        given = Settings(suite="s", model="owner/model", dino=judges["dino"], clip=judges["clip"])
+        found = make_judges(given, "cpu")
+        assert found.perceptual.name == f"dino-patch:{found.dino.name}"
+
+    def test_an_error_that_nobody_foresaw_stops_one_cell_alone(
+        self, tiny_model: Path, suite: Path, judges: dict[str, str], tmp_path: Path, capfd
+    ):
+        results = prepared(tmp_path / "out", suite, settings(tiny_model, judges), ["base"])
+        cat, dog = results.all_cells(results.plan())
+        cat.folder.mkdir()
+        (cat.folder / "pictures").write_text("no folder")
+        work(results)
+        assert "not foreseen (FileExistsError: " in cat.why_failed() and "Traceback" in capfd.readouterr().err
+        assert dog.scores.exists()
+
+    def test_where_memory_ends(self):
+        assert "fewer --workers" in benchmark.why_stopped(torch.OutOfMemoryError("CUDA out of memory."))
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+    def test_a_full_disk_is_nobody_s_fault(self, tiny_model: Path, suite: Path, judges: dict[str, str], tmp_path: Path):
+        results = prepared(tmp_path / "out", suite, settings(tiny_model, judges), ["base"])
+        cell = results.all_cells(results.plan())[0]
+        (cell.folder / "pictures").mkdir(parents=True)
+        (cell.folder / f"pictures/.000.webp.{os.getpid()}").symlink_to("/dev/full")
+        with pytest.raises(RunError, match=r"The disk is full \(.*No space left on device\)\. Free some room"):
+            work(results)
+        assert not any(one.over for one in results.all_cells(results.plan()))
+
+    def test_a_folder_that_the_disk_refuses(
+        self, tiny_model: Path, suite: Path, judges: dict[str, str], tmp_path: Path, monkeypatch, capsys
+    ):
+        results = prepared(tmp_path / "out", suite, settings(tiny_model, judges), ["base"])
+        shutil.rmtree(tmp_path / "out/subjects")
+        (tmp_path / "out/subjects").write_text("no folder")
+        command = flags(tiny_model, suite, judges, results.path, tmp_path / "bench.toml")
+        for words in (["benchmark-worker", results.path], [*command, "--methods", "base"]):
+            code, _, err = dreambooth(monkeypatch, capsys, *words)
+            assert code == 1 and "The benchmark cannot go on: " in err and "subjects/cat" in err, err
 
     def test_tables_and_worker_without_a_benchmark(self, tmp_path: Path, monkeypatch, capsys):
         for command, told in (("tables", "holds no scores"), ("benchmark-worker", "holds no benchmark")):

@@ -144,21 +144,21 @@ def _conduct(
     """From the plan to the tables. Raises the DreamBoothError of whatever cannot work, and of runs that failed."""
     from dreambooth.evaluation.benchmark import held, keep_truth
     from dreambooth.evaluation.benchmark_setup import make_folder, set_up
-    from dreambooth.evaluation.results import write_results
+    from dreambooth.evaluation.results import disk_errors, write_results
     from dreambooth.evaluation.tables_page import failures, write_tables
     from dreambooth.evaluation.workers import default_workers, run_workers
 
     make_folder(results.path)
-    with held(results.path / ".lock") as free:
+    with disk_errors(results), held(results.path / ".lock") as free:
         if not free:
             raise RunError(
                 f"Another benchmark is at work in {results.path}. Give another --out, or help it along by "
                 f"`dreambooth benchmark-worker {results.path}`."
             )
-        judges = set_up(results, plan, subjects, rescore, display)
+        plan = set_up(results, plan, subjects, rescore, display)
         keep_truth(results, plan, subjects, display)
         run_workers(results, plan, workers or default_workers(plan.device, plan.settings.model), display)
-        write_results(results, plan, judges)
+        write_results(results, plan)
     if any(not cell.failure.exists() for cell in results.all_cells(plan)):
         for path in write_tables(results):
             typer.echo(str(path))

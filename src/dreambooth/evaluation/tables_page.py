@@ -79,7 +79,7 @@ def write_tables(results: Results, out: Path | None = None) -> tuple[Path, Path]
     if not scores:
         raise RunError(f"{results.path} holds no scores yet; go on with its `dreambooth benchmark`.")
     tables, nouns = make_tables(scores), {score.subject: score.class_noun for score in scores}
-    plan = results.plan() if (results.path / PLAN_FILE).exists() else None
+    plan = results.whole(results.plan()) if (results.path / PLAN_FILE).exists() else None
     page = render(
         "tables",
         plan=plan,
