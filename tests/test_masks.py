@@ -57,6 +57,8 @@ class TestWhereTheyComeFrom:
         assert {f.reason for f in inspection.findings if not f.taken} == {"the mask of another photo"}
         masks = to_tensor(with_masks(subject(folder), None).masks or ())
         assert masks.shape == (3, 1, 64, 64) and masks[..., :30].min() == 1 and masks[..., 34:].max() == 0
+        named = to_tensor(with_masks(subject(folder), folder).masks or ())  # and not the photos, which lie there too
+        assert torch.equal(named, masks)
 
     def test_of_a_folder_first(self, folder: Path, tmp_path: Path):
         masks = tmp_path / "masks"

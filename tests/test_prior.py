@@ -11,6 +11,7 @@ from dreambooth import backbones
 from dreambooth.backbones.protocol import Sampling
 from dreambooth.errors import PriorError
 from dreambooth.prior import PriorManifest, PriorSet, fingerprint
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,24 @@ def test_fingerprint_tells_models_apart(tiny_model: Path):
     with torch.no_grad():
         next(other.modules["text_encoder"].parameters()).view(-1)[0] += 1
     assert fingerprint(one) != fingerprint(other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pipeline: pipeline.scheduler.register_to_config(prediction_type="v_prediction"),
+        lambda pipeline: pipeline.scheduler.register_to_config(rescale_betas_zero_snr=True),
+        lambda pipeline: pipeline.vae.register_to_config(scaling_factor=0.5),
+    ],
+)
+def test_equal_weights_that_are_drawn_with_otherwise_are_another_model(tmp_path: Path, change):
+    """A wrong scheduler_config.json that was put right must not be given the samples of before."""
+    pipeline = tiny.stable_diffusion(tmp_path / "parts")
+    pipeline.save_pretrained(tmp_path / "one")
+    change(pipeline)
+    pipeline.save_pretrained(tmp_path / "other")
+    one, other = (fingerprint(backbones.load(str(tmp_path / name))) for name in ("one", "other"))
+    assert one != other
 
 
 def test_manifest_is_readable(tmp_path: Path, backbone):

@@ -52,8 +52,19 @@ class PriorManifest:
 
 
 def fingerprint(backbone: Backbone) -> str:
-    """Hash of every weight that a sample depends on: two models with one fingerprint draw the same samples."""
-    return weights_fingerprint(backbone.modules)
+    """Hash of every weight that a sample depends on, and of how the model noises and scales.
+
+    Two models with one fingerprint draw the same samples.
+    """
+    vae: Any = getattr(backbone.modules.get("autoencoder"), "config", {})
+    scaling = [vae.get(name) for name in ("scaling_factor", "shift_factor", "latents_mean", "latents_std")]
+    digest = hashlib.sha256(f"{weights_fingerprint(backbone.modules)}{scaling}".encode())
+    for process in (backbone.stage(name).process for name in backbone.spec.stages):
+        digest.update(type(process).__name__.encode())
+        for name, value in sorted(vars(process).items()):
+            digest.update(name.encode())
+            digest.update(value.numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
+    return digest.hexdigest()[:32]
 
 
 def weights_fingerprint(modules: Mapping[str, torch.nn.Module]) -> str:

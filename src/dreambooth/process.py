@@ -148,7 +148,7 @@ def from_scheduler(scheduler: Any) -> NoiseProcess:
     """
     config: dict[str, Any] = dict(scheduler.config)
     if "FlowMatch" in type(scheduler).__name__ or config.get("prediction_type") == "flow_prediction":
-        return RectifiedFlow(shift=float(config.get("shift") or 1.0))
+        return RectifiedFlow(shift=float(config.get("shift") or config.get("flow_shift") or 1.0))
     if "sigma_data" in config:  # Karras et al. 2022 with scalings of its own, which no betas describe
         raise ModelError(
             f"The model's scheduler, {type(scheduler).__name__}, noises as EDM does; "

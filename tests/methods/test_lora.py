@@ -92,6 +92,14 @@ def test_the_header_tells_what_a_stranger_needs(tiny_model: Path, tmp_path: Path
     assert (settings["unet.r"], settings["unet.lora_alpha"], settings["text_encoder.r"]) == (4, 8.0, 4)
 
 
+def test_text_encoders_have_the_names_that_other_programs_look_for(latent_model: Path, tmp_path: Path):
+    """ComfyUI and the diffusers of transformers 4 know `text_model`, which transformers 5 leaves out of one of them."""
+    _, method = trained("lora, text", latent_model, tmp_path / "run")
+    method.save(tmp_path)
+    names = [name for name in load_file(tmp_path / LORA_FILE) if name.startswith("text_encoder")]
+    assert names and all(name.partition(".")[2].startswith("text_model.encoder.layers.") for name in names)
+
+
 def shapes(tensors: Mapping[str, torch.Tensor], part: str) -> set[str]:
     """The layers of a part that adapters are on, by the last word of their names."""
     return {key.split(".lora_")[0].rpartition(".")[2] for key in tensors if key.startswith(part)}

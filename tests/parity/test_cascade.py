@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import interpolate
 
 from dreambooth import backbones
@@ -355,6 +356,14 @@ class TestLoading:
     def test_another_resolution(self, tiny_cascade: Path):
         with pytest.raises(ModelError, match="32 pixels and no other size"):
             loaded(tiny_cascade).set_resolution(64)
+
+    def test_a_text_encoder_is_never_unpickled(self, tmp_path: Path):
+        model = tiny.saved_cascade(tmp_path)
+        (file,) = (model / "text_encoder").glob("*.safetensors")
+        torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+        file.unlink()
+        with pytest.raises(ModelError, match="cannot be read"):
+            backbones.load(str(model)).encode_prompts(["a dog"])
 
     def test_broken_notes(self, tmp_path: Path):
         folder = tiny.saved_cascade(tmp_path)

@@ -1,15 +1,19 @@
 """The backbone does what the plain diffusers pipeline does, on tiny real components."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dreambooth import backbones
-from dreambooth.backbones.protocol import Sampling
+from dreambooth.backbones.latent_diffusion import make_scheduler
+from dreambooth.backbones.protocol import Sampler, Sampling
 from dreambooth.errors import ModelError
-from dreambooth.process import Diffusion
+from dreambooth.process import Diffusion, RectifiedFlow, from_scheduler
 from tests import tiny
 
 PROMPTS = ["a zqk dog in the jungle", "a photo of a cat"]
@@ -72,6 +76,45 @@ def test_v_prediction_is_read_from_the_scheduler(tmp_path: Path):
     assert isinstance(process, Diffusion) and process.prediction == "v_prediction"
 
 
+class TestFlow:
+    """A U-Net that predicts a flow: diffusers' pipelines of U-Nets cannot be run with the flow's own scheduler."""
+
+    @pytest.mark.parametrize("sampler", ["dpm++", "unipc"])
+    @pytest.mark.parametrize("shift", [1.0, 3.0])
+    def test_a_straight_path_is_followed_to_its_end(self, sampler: Sampler, shift: float):
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        own = FlowMatchEulerDiscreteScheduler(shift=shift)
+        process, scheduler = from_scheduler(own), make_scheduler(sampler, own)
+        assert isinstance(process, RectifiedFlow) and process.shift == shift
+        scheduler.set_timesteps(8)
+        clean, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
+        drawn = noise * scheduler.init_noise_sigma
+        for time in scheduler.timesteps:
+            level = scheduler.sigmas[scheduler.step_index or 0]
+            assert process.model_time(level[None]) == pytest.approx(float(time), abs=1)
+            drawn = scheduler.step((drawn - clean) / level, time, drawn).prev_sample
+        torch.testing.assert_close(drawn, clean, rtol=0, atol=1e-3)
+
+    def test_it_draws_by_what_can_follow_it_and_refuses_the_rest(self, tmp_path: Path):
+        from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
+        for number, scheduler in enumerate(
+            (
+                FlowMatchEulerDiscreteScheduler(shift=3.0),
+                UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+            )
+        ):
+            pipeline = tiny.stable_diffusion(tmp_path / f"parts{number}")
+            pipeline.scheduler = scheduler
+            pipeline.save_pretrained(tmp_path / f"model{number}")
+            backbone = backbones.load(str(tmp_path / f"model{number}"))
+            assert backbone.process == RectifiedFlow(shift=3.0) and backbone.spec.sampler == "dpm++"
+            assert backbone.sample_latents(["a dog"], [0], Sampling(2, 1.0)).isfinite().all()
+            with pytest.raises(ModelError, match=r"flow.*give dpm\+\+ or unipc"):
+                backbone.sample_latents(["a dog"], [0], Sampling(2, 1.0, "ddim"))
+
+
 def test_resolution_must_fit_the_model(tiny_model: Path):
     backbone = backbones.load(str(tiny_model))
     backbone.set_resolution(96)
@@ -94,6 +137,69 @@ class TestLoading:
             other = single.modules[name].state_dict()
             for key, value in module.state_dict().items():
                 torch.testing.assert_close(other[key], value, rtol=0, atol=0, msg=f"{name}.{key}")
+
+    def test_what_is_saved_has_the_names_that_other_programs_expect(self, tiny_model: Path, tmp_path: Path):
+        """Transformers 4 draws a text encoder at random whose names lack their beginning, as version 5 writes it."""
+        backbones.load(str(tiny_model)).save_pipeline(tmp_path)
+        names = load_file(tmp_path / "text_encoder" / "model.safetensors").keys()
+        assert "text_model.embeddings.token_embedding.weight" in names
+        assert all(name.startswith("text_model.") for name in names)
+        vocabulary = json.loads((tmp_path / "tokenizer" / "vocab.json").read_text())
+        assert vocabulary == backbones.load(str(tmp_path)).tokenizers[0].get_vocab()
+        assert (tmp_path / "tokenizer" / "merges.txt").is_file()
+
+    @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+    def test_a_folder_that_lacks_weights_is_refused(self, tiny_model: Path, tmp_path: Path, part: str):
+        """Diffusers and transformers put random numbers in their place."""
+        shutil.copytree(tiny_model, tmp_path / "model")
+        (file,) = (tmp_path / "model" / part).glob("*.safetensors")
+        weights = load_file(file)
+        weights.pop(next(name for name in weights if name.endswith("bias")))
+        save_file(weights, file, {"format": "pt"})
+        with pytest.raises(ModelError, match=rf"{part} of .* lacks 1 of its weights") as caught:
+            backbones.load(str(tmp_path / "model"))
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("part", ["model.diffusion_model", "first_stage_model", "cond_stage_model"])
+    def test_and_so_is_a_single_file(self, tiny_model: Path, tmp_path: Path, part: str):
+        file = tiny.single_file(tiny_model, tmp_path / "tiny.safetensors")
+        weights = load_file(file)
+        weights.pop(next(name for name in weights if name.startswith(part) and name.endswith("bias")))
+        save_file(weights, file)
+        with pytest.raises(ModelError, match=r"lacks .* of its weights"):
+            backbones.load(str(file), tiny_model)
+
+    @pytest.mark.parametrize("marks", [("v_pred",), ("v_pred", "ztsnr")])
+    def test_marks_of_a_single_file_say_what_it_predicts(self, tiny_model: Path, tmp_path: Path, marks: tuple):
+        file = tiny.single_file(tiny_model, tmp_path / "tiny.safetensors")
+        save_file(load_file(file) | {mark: torch.zeros(0) for mark in marks}, file)
+        backbone = backbones.load(str(file), tiny_model)
+        backbone.save_pipeline(tmp_path / "saved")
+        for process in (backbone.process, backbones.load(str(tmp_path / "saved")).process):
+            assert isinstance(process, Diffusion) and process.prediction == "v_prediction"
+            assert (process.alphas_cumprod[-1] == 0) == ("ztsnr" in marks)
+
+    @pytest.mark.parametrize(
+        ("extra", "told"),
+        [
+            ({"edm_mean": torch.zeros(4), "edm_std": torch.ones(4)}, "EDM"),
+            (
+                {
+                    "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(
+                        320, 1024
+                    )
+                },
+                "Stable Diffusion 2.x.*--model-config",
+            ),
+        ],
+    )
+    def test_a_single_file_that_says_too_little_is_refused(
+        self, tiny_model: Path, tmp_path: Path, extra: dict[str, torch.Tensor], told: str
+    ):
+        file = tiny.single_file(tiny_model, tmp_path / "tiny.safetensors")
+        save_file(load_file(file) | extra, file)
+        with pytest.raises(ModelError, match=told):
+            backbones.native_resolution(backbones.resolve(str(file)))
 
     @pytest.mark.parametrize(
         ("make", "told"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.backbones.files import first_line, layout_of, read_json, ways
+from dreambooth.backbones.files import Layout, check_whole, first_line, layout_of, read_json, read_networks, ways
 from dreambooth.backbones.source import CascadeParts, Source
 from dreambooth.errors import ModelError
 from dreambooth.models import embedded
@@ -137,6 +137,10 @@ def stages(source: Source) -> tuple[Stage, ...]:
     return ("base",)
 
 
+NETWORKS: dict[str, tuple[str, ...]] = {
+    STABLE_DIFFUSION: ("unet", "vae", "text_encoder"),
+    SDXL: ("unet", "vae", "text_encoder", "text_encoder_2"),
+}
 # What of a pipeline is left out: it would black pictures out, or mark them.
 WITHOUT: dict[str, dict[str, Any]] = {
     STABLE_DIFFUSION: {"safety_checker": None},
@@ -147,11 +151,11 @@ WITHOUT: dict[str, dict[str, Any]] = {
 def _read(source: Source, family: str) -> Any:
     """The pipeline of a folder or of the hub, in float32."""
     import diffusers
-    import torch
 
+    networks = read_networks(source, NETWORKS[family])
     try:
         return getattr(diffusers, family).from_pretrained(
-            source.location, dtype=torch.float32, use_safetensors=True, **WITHOUT[family]
+            source.location, use_safetensors=True, **networks, **WITHOUT[family]
         )
     except Exception as error:
         raise ModelError(f"The model {source.name} cannot be read: {first_line(error)}") from error
@@ -162,21 +166,47 @@ def _from_single_file(source: Source, family: str) -> Any:
     import diffusers
     import torch
 
+    layout = layout_of(source)
     hint = " Pass --model-config with a diffusers folder of the same architecture to load it without the hub."
     try:
-        return getattr(diffusers, family).from_single_file(
+        pipeline = getattr(diffusers, family).from_single_file(
             source.location,
             config=str(source.config) if source.config else None,
             dtype=torch.float32,
             local_files_only=source.config is not None,
             **WITHOUT[family],
         )
+    except NotImplementedError as error:  # a layer was left without values
+        raise ModelError(f"The checkpoint {source.name} lacks some of its weights; fetch the model again.") from error
     except Exception as error:
         kind = "Stable Diffusion XL" if family == SDXL else "Stable Diffusion 1.x or 2.x"
         raise ModelError(
             f"The checkpoint {source.name} cannot be read as {kind}: {first_line(error)}"
             + ("" if source.config else hint)
         ) from error
+    prefix = next((name for name in CLIP_PREFIXES if any(key.startswith(name) for key in layout.names)), None)
+    if prefix is not None:
+        wanted = {prefix + key.removeprefix("text_model.") for key in pipeline.text_encoder.state_dict()}
+        check_whole(f"The text encoder of {source.name}", wanted - layout.names)
+    _mark(pipeline, layout)
+    return pipeline
+
+
+# Where a single file of either family keeps its CLIP ViT-L, in the names of transformers.
+CLIP_PREFIXES = ("cond_stage_model.transformer.text_model.", "conditioner.embedders.0.transformer.text_model.")
+
+
+def _mark(pipeline: Any, layout: Layout) -> None:
+    """Gives the pipeline the scheduler that the file's marks ask for, which diffusers does not read."""
+    import diffusers
+
+    if not layout.predicts_v:
+        return
+    marked: dict[str, Any] = {"prediction_type": "v_prediction"}
+    if layout.ends_in_noise:
+        marked |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    kind = diffusers.EulerDiscreteScheduler if layout.is_xl else diffusers.DDIMScheduler
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **marked)
 
 
 def _refuse_parts(source: Source, what: str) -> None:
@@ -213,6 +243,13 @@ def _check_family(source: Source) -> str:
 def _check_single_file(source: Source) -> str:
     """As `_check_family`, by the names of the file's tensors alone."""
     layout = layout_of(source)
+    if layout.is_edm:
+        raise ModelError(f"{source.name} noises as EDM does; models whose noise has betas or a flow can be trained.")
+    if layout.is_v2 and source.config is None:
+        raise ModelError(
+            f"{source.name} is of Stable Diffusion 2.x, whose files do not say whether they predict noise (512 pixels) "
+            "or v (768); pass --model-config with a diffusers folder of the same model."
+        )
     if layout.takes_a_mask:
         raise ModelError(INPAINTING.format(source.name))
     if layout.is_refiner:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dreambooth.backbones.cascade import Notes, PixelBase, SuperResolver
-from dreambooth.backbones.files import first_line, read_json
+from dreambooth.backbones.files import first_line, read_json, read_networks
 from dreambooth.backbones.if_pipelines import to_pictures
 from dreambooth.backbones.source import Source
 from dreambooth.backbones.t5 import T5Text
@@ -135,11 +135,12 @@ def write_notes(folder: Path, notes: Notes) -> None:
 
 def _read(family: Any, source: Source) -> Any:
     """The pipeline in float32, without T5, filters and watermark."""
+    networks = read_networks(source, ("unet",))
     try:
         return family.from_pretrained(
             source.location,
-            dtype=torch.float32,
             use_safetensors=True,
+            **networks,
             text_encoder=None,
             tokenizer=None,
             requires_safety_checker=False,
@@ -150,13 +151,10 @@ def _read(family: Any, source: Source) -> Any:
 
 
 def _text(source: Source) -> T5Text:
-    from transformers import AutoTokenizer, T5EncoderModel
+    from transformers import AutoTokenizer
 
     def load() -> Any:
-        try:
-            return T5EncoderModel.from_pretrained(source.location, subfolder="text_encoder", dtype=torch.float32)
-        except Exception as error:
-            raise ModelError(f"The text encoder of {source.name} cannot be read: {first_line(error)}") from error
+        return read_networks(source, ("text_encoder",))["text_encoder"]
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.location, subfolder="tokenizer")

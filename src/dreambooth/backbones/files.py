@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -43,31 +45,77 @@ def read_json(source: Source, name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the names of a single file's tensors say of it."""
+    """What the names of a single file's tensors say of it.
 
+    The last three are marks without values, by which ComfyUI too knows what a model predicts: v, noise of which nothing
+    is signal at the last step, and the scalings of EDM.
+    """
+
+    names: frozenset[str]
     is_xl: bool
     is_refiner: bool
     takes_a_mask: bool
+    is_v2: bool
+    predicts_v: bool
+    ends_in_noise: bool
+    is_edm: bool
 
 
 def layout_of(source: Source) -> Layout:
     """Read from the header of a single .safetensors file. Raises ModelError where it has none."""
     from safetensors import safe_open
 
+    first, told = (
+        f"model.diffusion_model.input_blocks.{name}.weight" for name in ("0.0", "1.1.transformer_blocks.0.attn2.to_k")
+    )
     try:
         with safe_open(source.location, framework="pt") as file:
-            names = list(file.keys())
-            first = "model.diffusion_model.input_blocks.0.0.weight"
-            channels = int(file.get_slice(first).get_shape()[1]) if first in names else 4
+            names = frozenset(file.keys())
+            channels, width = (
+                int(file.get_slice(name).get_shape()[1]) if name in names else 0 for name in (first, told)
+            )
     except Exception as error:
         raise ModelError(f"The checkpoint {source.name} cannot be read: {first_line(error)}") from error
     # SDXL's embedders are CLIP ViT-L and, as OpenCLIP writes it, bigG; the refiner has the second alone.
-    two = any(name.startswith("conditioner.embedders.1.") for name in names)
-    alone = any(name.startswith("conditioner.embedders.0.model.") for name in names)
-    return Layout(is_xl=two, is_refiner=alone, takes_a_mask=channels == 9)
+    return Layout(
+        names,
+        is_xl=any(name.startswith("conditioner.embedders.1.") for name in names),
+        is_refiner=any(name.startswith("conditioner.embedders.0.model.") for name in names),
+        takes_a_mask=channels == 9,
+        is_v2=width == 1024,  # what OpenCLIP's ViT-H tells a U-Net of each token; 1.x's ViT-L has 768
+        predicts_v="v_pred" in names,
+        ends_in_noise="ztsnr" in names,
+        is_edm="edm_mean" in names or "edm_vpred.sigma_max" in names,
+    )
 
 
 def first_line(error: Exception) -> str:
     """What an error says, short enough for a sentence."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def read_networks(source: Source, names: Iterable[str]) -> dict[str, Any]:
+    """The named networks of a pipeline, in float32. Raises ModelError where one cannot be read or is not whole."""
+    import torch
+
+    index = read_json(source, "model_index.json")
+    found: dict[str, Any] = {}
+    for name in names:
+        try:
+            library, kind = index[name]
+            if library not in ("diffusers", "transformers"):
+                raise ValueError(f"its {name} is of {library}, not of diffusers or transformers")
+            found[name], report = getattr(import_module(library), kind).from_pretrained(
+                source.location, subfolder=name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
+        except Exception as error:
+            raise ModelError(f"The model {source.name} cannot be read: {first_line(error)}") from error
+        check_whole(f"The {name} of {source.name}", report["missing_keys"])
+    return found
+
+
+def check_whole(name: str, missing: Iterable[str]) -> None:
+    """Raises ModelError where weights are missing, which diffusers and transformers would draw at random."""
+    if lost := sorted(missing):
+        raise ModelError(f"{name} lacks {len(lost)} of its weights, such as {lost[0]}; fetch the model again.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dreambooth import transfer
@@ -16,7 +17,7 @@ from dreambooth.backbones.protocol import Conditioning, LoraTargets, Recipe, Sam
 from dreambooth.backbones.source import Source
 from dreambooth.errors import ModelError
 from dreambooth.precision import autocast
-from dreambooth.process import from_scheduler
+from dreambooth.process import RectifiedFlow, from_scheduler
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -82,7 +83,8 @@ class LatentDiffusion:
         pipeline.set_progress_bar_config(disable=True)
         self.pipeline, self.source, self.words = pipeline, source, words
         self.process = from_scheduler(pipeline.scheduler)
-        self.spec = spec
+        # Diffusers' pipelines of U-Nets can follow a flow by this sampler, and not by the flow's own scheduler.
+        self.spec = replace(spec, sampler="dpm++") if isinstance(self.process, RectifiedFlow) else spec
         self._spares = False
         for module in self.modules.values():
             module.requires_grad_(False).eval()
@@ -185,8 +187,8 @@ class LatentDiffusion:
                 on_step()
             return kwargs
 
-        if sampling.sampler is not None:
-            pipeline.scheduler = make_scheduler(sampling.sampler, own_scheduler)
+        if sampling.sampler is not None or isinstance(self.process, RectifiedFlow):
+            pipeline.scheduler = make_scheduler(sampling.sampler or self.spec.sampler, own_scheduler)
         training = [module for module in self.modules.values() if module.training]
         for module in training:
             module.eval()
@@ -228,6 +230,10 @@ class LatentDiffusion:
 
     def save_pipeline(self, folder: Path) -> None:
         self.pipeline.save_pretrained(folder, safe_serialization=True)
+        for name, tokenizer in zip(self.words.encoders, self.tokenizers, strict=True):
+            _name_as_published(folder / name / "model.safetensors")
+            # Beside its tokenizer.json, what transformers 4 and the programs that build on it read.
+            tokenizer.backend_tokenizer.model.save(str(folder / tokenizer_of(name)))
 
 
 def tokenizer_of(encoder: str) -> str:
@@ -237,6 +243,13 @@ def tokenizer_of(encoder: str) -> str:
     'tokenizer_2'
     """
     return encoder.replace("text_encoder", "tokenizer")
+
+
+def _name_as_published(weights: Path) -> None:
+    """Puts back what transformers 5 leaves out of the names of a CLIP text encoder, and all others expect."""
+    tensors = load_file(weights)
+    if "embeddings.token_embedding.weight" in tensors:
+        save_file({f"text_model.{name}": tensor for name, tensor in tensors.items()}, weights, {"format": "pt"})
 
 
 def padded(pipeline: Any, name: str, prompts: Sequence[str]) -> Any:
@@ -273,17 +286,28 @@ def _moments(like: Tensor, vae: Any) -> tuple[Tensor, Tensor] | None:
 
 
 def make_scheduler(sampler: Sampler, scheduler: Any) -> Any:
-    """The diffusers scheduler of that name with the model's own noise schedule."""
+    """The diffusers scheduler of that name with the model's own noise schedule.
+
+    Raises ModelError for a sampler that cannot follow the flow of a model that predicts one.
+    """
     import diffusers
 
-    name, extra = {
+    samplers: dict[Sampler, tuple[str, dict[str, Any]]] = {
         "ddim": ("DDIMScheduler", {}),
         "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
         "unipc": ("UniPCMultistepScheduler", {}),
         "euler": ("EulerDiscreteScheduler", {}),
         "ancestral": ("EulerAncestralDiscreteScheduler", {}),
         "ddpm": ("DDPMScheduler", {}),
-    }[sampler]
+    }
+    name, extra = samplers[sampler]
+    flow = from_scheduler(scheduler)
+    if isinstance(flow, RectifiedFlow):
+        if sampler not in ("dpm++", "unipc"):
+            raise ModelError(
+                f"The model predicts a flow, which the sampler {sampler} cannot follow; give dpm++ or unipc."
+            )
+        extra |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": flow.shift}
     if "clip_sample" not in scheduler.config and sampler in ("ddim", "ddpm"):
         extra = {"clip_sample": False}  # a model whose own scheduler cuts nothing to -1..1 is not to be cut by another
     return getattr(diffusers, name).from_config(scheduler.config, **extra)

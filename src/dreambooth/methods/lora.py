@@ -73,8 +73,10 @@ class LoRA:
             self._modules[name], self._prefixes[name] = module, prefix
             with originals([module]):  # DoRA begins with the norms of the weights as they are, not rounded
                 self._put_on(module, targets[name].of(self.shape.layers))
+            # Transformers 5 leaves this out of the names of a CLIP text encoder; all others expect it in a file.
+            inner = "text_model." if is_text_encoder(name) and not hasattr(module, "text_model") else ""
             trained = {
-                f"{prefix}.{_file_name(key, is_text_encoder(name))}": parameter
+                f"{prefix}.{inner}{_file_name(key, is_text_encoder(name))}": parameter
                 for key, parameter in module.named_parameters()
                 if parameter.requires_grad
             }
