@@ -1,7 +1,9 @@
 """The command line as a person meets it: the whole road, every wrong turn, and real kills."""
 
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dreambooth import __version__
 from dreambooth.__main__ import main
@@ -223,6 +225,21 @@ def test_versions_for_a_bug_report(monkeypatch, capsys):
 def test_unknown_flag_names_the_nearest(monkeypatch, capsys):
     code, _, err = dreambooth(monkeypatch, capsys, "train", "x", "--learning-rat", "1")
     assert code == 2 and "--learning-rate" in err
+
+
+def test_a_photo_that_the_model_cannot_encode_is_named(
+    tiny_model: Path, photos: Path, tmp_path: Path, monkeypatch, capsys
+):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (file,) = (tmp_path / "model" / "vae").glob("*.safetensors")
+    weights_of_vae = load_file(file)
+    weights_of_vae["encoder.conv_in.weight"].fill_(math.nan)
+    save_file(weights_of_vae, file, {"format": "pt"})
+    code, _, errors = dreambooth(
+        monkeypatch, capsys, "train", photos, "--class-noun", "dog", "--model", tmp_path / "model", "--quiet", *FAST,
+        "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert code == 1 and "photos/00.png" in errors and "Traceback" not in errors
 
 
 def test_full_disk_is_told_before_the_start(tiny_model: Path, photos: Path, tmp_path: Path, monkeypatch, capsys):

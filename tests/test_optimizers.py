@@ -94,6 +94,18 @@ class TestLeanAdamW:
             optimizer.step()
         assert float(weight.detach().float().mean()) == pytest.approx(1 - 50e-4, abs=5e-4)
 
+    def test_numbers_much_smaller_than_their_block_take_no_wild_steps(self):
+        """A second moment that is rounded to nothing beside a first that is not would divide by almost nothing."""
+        source = torch.Generator().manual_seed(0)
+        scales = 0.1 * 10 ** (-8 * torch.rand(SIZE, generator=source))
+        weight = nn.Parameter(torch.zeros(SIZE))
+        optimizer = LeanAdamW([{"params": [weight]}], lr=1.0, weight_decay=0.0)
+        for step in range(1, 101):
+            before = weight.detach().clone()
+            weight.grad = scales * torch.randn(SIZE, generator=source)
+            optimizer.step()
+            assert (weight.detach() - before).abs().max() < 7.3 / (1 - 0.9**step)  # AdamW's own bound
+
     def test_slow_moment_decays(self):
         """The second moment falls by a thousandth a step, less than half a quantum."""
         weight = nn.Parameter(torch.zeros(SIZE))

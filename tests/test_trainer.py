@@ -12,7 +12,7 @@ from dreambooth import backbones
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
 from dreambooth.errors import Interrupted, RunError, TrainingError
-from dreambooth.examples import Batch, Examples, augmented_views, draw, noise_and_time
+from dreambooth.examples import Batch, Examples, augmented_views, draw, noise_and_time, step_seed
 from dreambooth.memory import LEAN
 from dreambooth.methods.full import FullFineTuning
 from dreambooth.train_state import Settings, rate_factor
@@ -237,6 +237,10 @@ class TestOrder:
         for batch in shared:
             for row, clean in zip(batch.rows, batch.clean, strict=True):
                 assert torch.equal(by_row[row], clean)
+
+    def test_each_process_drops_other_places(self):
+        seeds = {step_seed(0, step, process) for step in range(3) for process in range(3)}
+        assert len(seeds) == 9 and step_seed(0, 1) == step_seed(0, 1, 0)
 
     def test_views_begin_with_the_photo_and_differ(self):
         photos = torch.rand(2, 3, 16, 16) * 2 - 1

@@ -262,6 +262,7 @@ def encode(
     return torch.cat(latents)
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Seed of torch's global generator at one step, so that dropout, too, resumes exactly."""
-    return derive(seed, "step", step)
+def step_seed(seed: int, step: int, process: int = 0) -> int:
+    """Seed of torch's global generator at one step, so that dropout, too, resumes exactly, and drops other places in
+    each process."""
+    return derive(seed, "step", step, *[process] * (process > 0))

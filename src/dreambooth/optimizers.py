@@ -170,6 +170,10 @@ class LeanAdamW(torch.optim.Optimizer):
             for moment, value in zip(moments, (mean, square), strict=True):
                 moment.write(start, value, uniform)
         denominator = (square / (1 - beta2**count)).sqrt_().add_(group["eps"])
+        if moments and beta1**2 < beta2:
+            # Exact moments never exceed this (Cauchy-Schwarz); of rounded ones a small square can be lost.
+            most = (1 - beta1) / math.sqrt((1 - beta2) * (1 - beta1**2 / beta2))
+            mean = mean.clamp(-most * denominator, most * denominator)
         decayed = weight.float() * (1 - group["lr"] * group["weight_decay"])
         return decayed.addcdiv_(mean, denominator, value=-group["lr"] / (1 - beta1**count))
 

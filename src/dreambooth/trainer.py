@@ -59,7 +59,7 @@ def finetune(
         state.holding.send_encoders_away()
         while state.step < s.max_train_steps and not enough:
             start, step = perf_counter(), state.step
-            torch.manual_seed(step_seed(s.seed, step))
+            torch.manual_seed(step_seed(s.seed, step, world.process_index))
             rate = state.begin(step)
             sums = torch.zeros(3, device=backbone.device)
             share = (s.train_batch_size, s.gradient_accumulation_steps, world.process_index, world.num_processes)

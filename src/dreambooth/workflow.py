@@ -17,7 +17,7 @@ from dreambooth.backbones.protocol import Backbone
 from dreambooth.checkpoint import RunFolder, free_folder, require_free_space
 from dreambooth.composition import ComposedSet, composition_of
 from dreambooth.config import TrainConfig
-from dreambooth.errors import Interrupted
+from dreambooth.errors import Interrupted, ModelError
 from dreambooth.evaluation.report import write_report
 from dreambooth.examples import Composed, Examples, augmented_views, encode
 from dreambooth.fitting import Fit, finetune_within_memory, settle
@@ -145,6 +145,7 @@ class _Road:
         views, masks = shown[:, :3], shown[:, 3:].add(1).div(2)
         with self._timed("encode"), self.display.track("encoding", len(views)) as advance:
             latents = encode(backbone, views, config.sample_batch_size, advance)
+        _refuse_broken(latents, [photo["file"] for photo in self.facts["photos"]])
         captions = self.facts.get("instance_prompts", [self.facts["instance_prompt"]])
         weights = pixel_weights(masks, backbone.spec.native_size, config.mask_weight) if config.masked_loss else None
         called = (*captions, self.facts["class_prompt"])
@@ -377,6 +378,16 @@ def _photos(folder: RunFolder, resolution: int) -> torch.Tensor:
     pixels = load_subject(files, facts["class_noun"], resolution).pixels()
     masks = [_mask(folder.path / entry["mask"], resolution) for entry in facts["photos"] if "mask" in entry]
     return torch.cat([pixels, to_tensor(masks).mul(2).sub(1)], 1) if masks else pixels
+
+
+def _refuse_broken(latents: torch.Tensor, files: list[str]) -> None:
+    """Raises ModelError for latents [views · photos, ...] that are not finite: the loss would be blamed for them."""
+    broken = (~latents.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+    if broken:
+        raise ModelError(
+            f"The model's autoencoder makes of {files[broken[0] % len(files)]} what is not finite, so nothing can be "
+            "learned from it. Leave that photo out, or give another --model if that does not help."
+        )
 
 
 def _mask(path: Path, resolution: int) -> Image.Image:

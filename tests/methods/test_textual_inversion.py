@@ -1,6 +1,7 @@
 """Textual Inversion: one word is learned, everything else stays bit for bit, and the others' programs load it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,6 +146,27 @@ class TestInOthersPrograms:
         for encoder, tokenizer, row in zip(encoders, fresh.tokenizers, learned, strict=True):
             matrix: Any = encoder.get_input_embeddings()  # pyright: ignore[reportCallIssue]
             assert torch.equal(matrix.weight[tokenizer.convert_tokens_to_ids("<rex>")], row)
+
+    def test_what_stands_after_the_word_is_pooled_too(self, tiny_xl: Path, tmp_path: Path):
+        """SDXL's published configurations call the end of a prompt 2, and transformers then pools at the new word."""
+        shutil.copytree(tiny_xl, tmp_path / "model")
+        for name in ("text_encoder", "text_encoder_2"):
+            config = tmp_path / "model" / name / "config.json"
+            config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": 2}))
+
+        def heard(backbone: Any) -> bool:
+            with torch.no_grad():
+                pooled = backbone.encode_prompts(["a <rex> in the jungle", "a <rex> in the snow"]).tensors["pooled"]
+            return not torch.equal(pooled[0], pooled[1])
+
+        backbone, method = backbones.load(str(tmp_path / "model")), inversion()
+        method.prepare(backbone)
+        assert heard(backbone)
+        backbone.save_pipeline(tmp_path / "saved")
+        assert heard(backbones.load(str(tmp_path / "saved")))
+        method.eject()
+        encoder: Any = backbone.modules["text_encoder_2"]
+        assert (encoder.config.eos_token_id, encoder.text_model.eos_token_id) == (2, 2)
 
     def test_the_file_is_one_tensor(self, tiny_model: Path, tmp_path: Path):
         """As A1111 (one tensor, any key) and ComfyUI (the first tensor, used by the file's name) take it."""

@@ -85,6 +85,7 @@ class TextualInversion:
         self._learned, self._file_names = [], backbone.spec.embedding_names or (self.placeholder,)
         for encoder, tokenizer, start in zip(encoders, tokenizers, starts, strict=True):
             self._put_into(encoder, int(tokenizer.convert_tokens_to_ids(self.words[0])), start)
+            self._pool_at_the_end(encoder, int(tokenizer.eos_token_id))
         self._undo.append(partial(setattr, backbone, "tokenizers", old_tokenizers))
         backbone.tokenizers = tokenizers
         return {"embedding": [learned.rows for learned in self._learned]}
@@ -110,6 +111,17 @@ class TextualInversion:
         use(new)
         self._learned.append(learned)
         self._undo.append(lambda: use(old))
+
+    def _pool_at_the_end(self, encoder: Any, end: int) -> None:
+        """Has a CLIP encoder pool at the token that ends a prompt, as it was trained to.
+
+        Published configurations call it 2, by which transformers knows to take the greatest number of a prompt: the new
+        word's, after which nothing would be read.
+        """
+        for holder in (getattr(encoder, "text_model", encoder), encoder.config):
+            if hasattr(holder, "eos_token_id"):
+                self._undo.append(partial(setattr, holder, "eos_token_id", holder.eos_token_id))
+                holder.eos_token_id = end
 
     def state_dict(self) -> dict[str, Tensor]:
         """`embedding`, and of a second text encoder `embedding_2`."""
