@@ -651,7 +651,7 @@ class TestWrongTurns:
             keep_photos(Results(tmp_path), Settings(suite="s", model=str(tiny_model)), subject, Display(quiet=True))
         assert not (tmp_path / "subjects/dog/photos").exists()
 
-    def test_masks_are_kept_with_the_photos(self, tiny_model: Path, photos: Path, tmp_path: Path):
+    def test_masks_are_kept_with_the_photos(self, tiny_model: Path, photos: Path, tmp_path: Path, capsys):
         shutil.copytree(photos, tmp_path / "dog")
         subject = SuiteSubject("dog", "dog", True, lambda _: [tmp_path / "dog"])
         given = Settings(suite="s", model=str(tiny_model), own={"masked": {"masked_loss": True}})
@@ -664,6 +664,7 @@ class TestWrongTurns:
         assert len(results.photos("dog")) == 3
         kept = with_masks(load_subject(list(map(str, results.photo_files("dog"))), "dog", 64), None).masks
         assert kept and [mask.getpixel((0, 0)) for mask in kept] == [150, 200, 250]
+        assert capsys.readouterr().err == ""
 
     def test_photos_of_a_version_that_kept_no_record(self, tiny_model: Path, photos: Path, tmp_path: Path):
         subject = SuiteSubject("dog", "dog", True, lambda _: [photos])

@@ -31,7 +31,7 @@ def set_up(results: Results, plan: Plan, subjects: Sequence[SuiteSubject], resco
     """Makes the folder ready for workers; returns the plan with its judges. The cheapest checks come first.
 
     With `rescore` the plan's scores are forgotten, and made again of the pictures that were kept.
-    Raises the DreamBoothError of whatever cannot work, before anything in the folder is changed.
+    Raises the DreamBoothError of whatever cannot work; no score has been forgotten then.
     """
     check_settings(plan.settings, plan.methods)
     if TRUTH in plan.methods and any(subject.truth is None for subject in subjects):
@@ -114,7 +114,7 @@ def keep_photos(results: Results, settings: Settings, subject: SuiteSubject, dis
             "the suite, or give another --out."
         )
     for finding in inspection.findings:
-        if not finding.taken:
+        if not finding.taken and not finding.path.name.endswith(MASK_SUFFIX):
             display.warn(f"The subject {subject.name}: {finding.path.name} is left out: {finding.reason}.")
     draft = folder.with_name(".photos")
     shutil.rmtree(draft, ignore_errors=True)
