@@ -13,7 +13,7 @@ SOURCE = Path(dreambooth.__file__).parent
 # package does, unless it is named itself.
 LAYERS = [
     {"errors", "caches", "heap", "precision", "transfer"},
-    {"config", "seeding", "ui", "sheets", "pages", "models", "nouns"},
+    {"config", "seeding", "ui", "sheets", "pages", "models", "nouns", "original"},
     {"photo", "process", "loss", "optimizers", "compiling", "attention", "meter"},
     {"subject"},
     {"prompts", "identifier", "masks"},
@@ -26,7 +26,7 @@ LAYERS = [
     {"trainer", "fitting"},
     {"drawing"},
     {"kept"},
-    {"evaluation", "run"},
+    {"evaluation", "run", "export"},
     {"tracking", "class_noun", "segmentation"},
     {"prepare"},
     {"workflow"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -249,6 +249,22 @@ def class_noun_command(
 
 
 app.command()(compare)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    out: Annotated[Path | None, typer.Option(help="The file; RUN/NAME.safetensors by default.")] = None,
+    precision: Annotated[
+        Literal["fp16", "bf16", "fp32"], typer.Option(help="How exactly weights are stored.")
+    ] = "fp16",
+) -> None:
+    """Write a run's model, or its LoRA, as one file for ComfyUI, A1111 and the like."""
+    from dreambooth.checkpoint import RunFolder
+    from dreambooth.export import export as write
+
+    path = write(RunFolder.open(run), out, precision)
+    typer.echo(f"{path}  {path.stat().st_size / 1e6:.0f} MB")
 
 
 @app.command()

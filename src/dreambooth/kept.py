@@ -22,7 +22,7 @@ from dreambooth.prior import fingerprint
 def keep(backbone: Backbone, method: Method, folder: RunFolder) -> None:
     """Writes what was trained, at once: the run is finished when this is done, and not before."""
     if isinstance(method, Adapter):
-        method.save(folder.path, _header(folder))
+        method.save(folder.path, header(folder))
         return
     method.save(folder.path)
     temporary = folder.path / ".model"
@@ -68,8 +68,8 @@ def load(folder: RunFolder, device: torch.device) -> Backbone:
     return backbone
 
 
-def _header(folder: RunFolder) -> dict[str, str]:
-    """What a stranger has to know of an adapter, also by the names of the modelspec standard that galleries read."""
+def header(folder: RunFolder) -> dict[str, str]:
+    """What a stranger has to know of a file of this run, also by the names of modelspec, which galleries read."""
     facts = folder.read_json("subject.json")
     phrase = prompts.fill("{subject}", facts["identifier"], facts["class_noun"])
     return {
