@@ -160,6 +160,15 @@ class TestLoading:
             backbones.load(str(tmp_path / "model"))
         assert "\n" not in str(caught.value)
 
+    @pytest.mark.parametrize("lost", ["tokenizer", "tokenizer/tokenizer_config.json", "tokenizer/tokenizer.json"])
+    def test_a_folder_that_lacks_its_tokenizer_is_refused(self, tiny_model: Path, tmp_path: Path, lost: str):
+        """In its place is otherwise read one without words, or one without a greatest length."""
+        shutil.copytree(tiny_model, tmp_path / "model")
+        path = tmp_path / "model" / lost
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with pytest.raises(ModelError, match=r"The tokenizer of .*model lacks some of its files"):
+            backbones.load(str(tmp_path / "model"))
+
     @pytest.mark.parametrize("part", ["model.diffusion_model", "first_stage_model", "cond_stage_model"])
     def test_and_so_is_a_single_file(self, tiny_model: Path, tmp_path: Path, part: str):
         file = tiny.single_file(tiny_model, tmp_path / "tiny.safetensors")
@@ -209,6 +218,7 @@ class TestLoading:
             (lambda folder: _write(folder / "weights.ckpt", b"x"), "Only safetensors"),
             (lambda folder: _write(folder / "broken.safetensors", b"x"), "cannot be read"),
             (lambda folder: _write(folder / "model_index.json", b"{").rpartition("/")[0], "cannot be read"),
+            (lambda folder: _write(folder / "model_index.json", b"[]").rpartition("/")[0], "cannot be read"),
             (
                 lambda folder: _write(folder / "model_index.json", b'{"_class_name": "FluxPipeline"}').rpartition("/")[
                     0

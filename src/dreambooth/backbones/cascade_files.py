@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dreambooth.backbones.cascade import Notes, PixelBase, SuperResolver
-from dreambooth.backbones.files import first_line, read_json, read_networks
+from dreambooth.backbones.files import first_line, read_json, read_networks, read_tokenizer
 from dreambooth.backbones.if_pipelines import to_pictures
 from dreambooth.backbones.source import Source
 from dreambooth.backbones.t5 import T5Text
@@ -151,16 +151,10 @@ def _read(family: Any, source: Source) -> Any:
 
 
 def _text(source: Source) -> T5Text:
-    from transformers import AutoTokenizer
-
     def load() -> Any:
         return read_networks(source, ("text_encoder",))["text_encoder"]
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.location, subfolder="tokenizer")
-    except Exception as error:
-        raise ModelError(f"The tokenizer of {source.name} cannot be read: {first_line(error)}") from error
-    return T5Text(tokenizer, load)
+    return T5Text(read_tokenizer(source, "tokenizer"), load)
 
 
 class LazyUpscaler:

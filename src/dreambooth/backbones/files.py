@@ -38,9 +38,12 @@ def read_json(source: Source, name: str) -> dict[str, Any]:
                 f"Check the name and the connection, or give {ways()}."
             ) from error
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
     except (ValueError, OSError) as error:
         raise ModelError(f"{name} of {source.name} cannot be read; fetch the model again.") from error
+    return found
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,18 @@ def read_networks(source: Source, names: Iterable[str]) -> dict[str, Any]:
             raise ModelError(f"The model {source.name} cannot be read: {first_line(error)}") from error
         check_whole(f"The {name} of {source.name}", report["missing_keys"])
     return found
+
+
+def read_tokenizer(source: Source, name: str) -> Any:
+    """A tokenizer of a pipeline. Raises ModelError where it cannot be read."""
+    from transformers import AutoTokenizer
+
+    if source.kind != "hub" and not (Path(source.location) / name).is_dir():
+        raise ModelError(f"The model {source.name} has no folder {name}; fetch the model again.")
+    try:
+        return AutoTokenizer.from_pretrained(source.location, subfolder=name)
+    except Exception as error:
+        raise ModelError(f"The {name} of {source.name} cannot be read: {first_line(error)}") from error
 
 
 def check_whole(name: str, missing: Iterable[str]) -> None:

@@ -245,6 +245,15 @@ def tokenizer_of(encoder: str) -> str:
     return encoder.replace("text_encoder", "tokenizer")
 
 
+def check_tokenizers(pipeline: Any, source: Source, encoders: Sequence[str]) -> None:
+    """Raises ModelError for a tokenizer without words or length, which is what is read where its files are missing."""
+    for encoder in encoders:
+        name, most = tokenizer_of(encoder), getattr(pipeline, encoder).config.max_position_embeddings
+        tokenizer = getattr(pipeline, name)
+        if tokenizer is None or tokenizer.model_max_length > most or len(tokenizer) <= len(tokenizer.all_special_ids):
+            raise ModelError(f"The {name} of {source.name} lacks some of its files; fetch the model again.")
+
+
 def _name_as_published(weights: Path) -> None:
     """Puts back what transformers 5 leaves out of the names of a CLIP text encoder, and all others expect."""
     tensors = load_file(weights)

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from dreambooth.backbones.cascade import PixelBase, SuperResolver
 from dreambooth.backbones.cascade_files import WITHOUT_FILTERS, check_pair, read_notes, super_resolver_of
-from dreambooth.backbones.files import first_line, read_json
+from dreambooth.backbones.files import first_line, read_json, read_tokenizer
 from dreambooth.backbones.latent_diffusion import LatentDiffusion
 from dreambooth.backbones.source import Source
 from dreambooth.backbones.t5 import LONGEST
@@ -57,10 +57,7 @@ def outline_xl(source: Source) -> LatentDiffusion:
             return kind(transformers.CLIPTextConfig(**read_json(source, f"{name}/config.json")))
 
     try:
-        tokenizers = [
-            transformers.AutoTokenizer.from_pretrained(source.location, subfolder=name)
-            for name in ("tokenizer", "tokenizer_2")
-        ]
+        tokenizers = [read_tokenizer(source, name) for name in ("tokenizer", "tokenizer_2")]
         with META:
             vae = diffusers.AutoencoderKL.from_config(read_json(source, "vae/config.json"))
         family: Any = diffusers.StableDiffusionXLPipeline

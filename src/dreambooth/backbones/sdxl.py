@@ -18,6 +18,7 @@ from dreambooth.backbones.latent_diffusion import (
     CLIP_LAYERS,
     DENOISER_LAYERS,
     LatentDiffusion,
+    check_tokenizers,
     native_sizes,
     padded,
     suited,
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
 
 
 def sdxl(pipeline: StableDiffusionXLPipeline, source: Source) -> LatentDiffusion:
-    """A `StableDiffusionXLPipeline` as a backbone; in float32, since the autoencoder overflows in float16."""
+    """A `StableDiffusionXLPipeline` as a backbone; in float32, since the autoencoder overflows in float16.
+
+    Raises ModelError where one of its tokenizers cannot be used.
+    """
+    check_tokenizers(pipeline, source, TwoEncoders.encoders)
     return LatentDiffusion(pipeline, source, TwoEncoders(pipeline), _spec(pipeline))
 
 

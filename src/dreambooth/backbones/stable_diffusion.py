@@ -9,6 +9,7 @@ from dreambooth.backbones.latent_diffusion import (
     CLIP_LAYERS,
     DENOISER_LAYERS,
     LatentDiffusion,
+    check_tokenizers,
     native_sizes,
     padded,
     suited,
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def stable_diffusion(pipeline: StableDiffusionPipeline, source: Source) -> LatentDiffusion:
-    """A `StableDiffusionPipeline` as a backbone."""
+    """A `StableDiffusionPipeline` as a backbone. Raises ModelError where its tokenizer cannot be used."""
+    check_tokenizers(pipeline, source, OneEncoder.encoders)
     # The safety checker would black out prior samples, and a blacked-out sample would be trained on.
     pipeline.safety_checker = None
     pipeline.register_to_config(requires_safety_checker=False)
