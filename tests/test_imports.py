@@ -12,7 +12,7 @@ SOURCE = Path(dreambooth.__file__).parent
 # From the ground up; a module may import from its own layer or a lower one. A module of a package stands where the
 # package does, unless it is named itself.
 LAYERS = [
-    {"errors", "caches", "heap", "precision", "transfer"},
+    {"errors", "caches", "folders", "heap", "precision", "transfer"},
     {"config", "seeding", "ui", "sheets", "pages", "models", "nouns", "original"},
     {"photo", "process", "loss", "optimizers", "compiling", "attention", "meter"},
     {"subject"},

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from dreambooth.config import SECTIONS, SamplerName, TrainConfig, read_config, to_toml
-from dreambooth.errors import ConfigError
+from dreambooth.errors import ConfigError, Interrupted
 from dreambooth.evaluation.cli import add_commands as add_benchmark_commands
 from dreambooth.evaluation.compare_cli import compare
 from dreambooth.toybox.cli import app as toybox
@@ -60,7 +60,7 @@ def _train(**given: Any) -> None:
     given["photos"] = [str(path) for path in given["photos"]] if given["photos"] else None
     if resume is not None:
         extra = [name for name, value in given.items() if value is not None]
-        if extra or config_file:
+        if extra or config_file or dry_run:
             raise ConfigError("--resume goes on with the run's own settings; give no others beside it.")
         run = workflow.resume(resume, display)
     else:
@@ -153,6 +153,7 @@ def generate(
 
     from dreambooth import drawing, load, prompts
     from dreambooth.checkpoint import free_folder
+    from dreambooth.folders import make_writable
 
     display, finished = Display(quiet), load(run, device)
     templates = [*(prompt or []), *(prompts.read_prompts(prompts_file) if prompts_file else [])]
@@ -173,16 +174,27 @@ def generate(
             noise_level=own.enlarging.noise_level if sr_noise_level is None else sr_noise_level,
         ),
     )
+    folder = out or free_folder(run / "generated")
+    make_writable(folder)
     for text in drawing.cut_prompts(finished.backbone, [text for _, text in filled]):
         display.warn(
             f"The model reads {finished.backbone.spec.max_tokens} tokens; the end of this prompt is lost: {text}"
         )
     seeds = range(seed, seed + num_images)
-    with display.track("pictures", len(filled) * num_images) as advance:
-        pictures = drawing.draw(finished.backbone, filled, seeds, sampling, batch_size, advance)
-    folder = out or free_folder(run / "generated")
-    drawing.save(pictures, folder, str(run), sampling, num_images)
-    typer.echo(f"{len(pictures)} pictures and sheet.png in {folder}")
+    album = drawing.Album(folder, str(run), sampling)
+    try:
+        with display.track("pictures", len(filled) * num_images) as advance:
+            for batch in drawing.batches(finished.backbone, filled, seeds, sampling, batch_size):
+                album.add(batch)
+                advance(len(batch))
+    except KeyboardInterrupt:
+        if not album.pictures:
+            raise Interrupted("Stopped. Nothing was drawn yet.") from None
+        album.write_sheet(num_images)
+        told = f"{len(album.pictures)} pictures are" if len(album.pictures) > 1 else "1 picture is"
+        raise Interrupted(f"Stopped. {told} in {folder}.") from None
+    album.write_sheet(num_images)
+    typer.echo(f"{len(album.pictures)} picture{'s' if len(album.pictures) != 1 else ''} and sheet.png in {folder}")
 
 
 @app.command()
