@@ -5,7 +5,9 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -412,6 +414,9 @@ class TestServer:
         assert status == 507 and "cannot be written" in told
 
 
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="no /proc")
+
+
 class TestCommand:
     def test_from_two_runs_to_shares(self, tiny_model: Path, runs: list[Path], tmp_path: Path, monkeypatch, capsys):
         for run in runs:
@@ -452,6 +457,15 @@ class TestCommand:
         assert "http://127.0.0.1:" in out and "1 vote by 1 person" in out
         assert (tmp_path / "page.votes.jsonl").is_file()
 
+    def test_the_command_that_counts_can_be_pasted(self, runs: list[Path], tmp_path: Path, monkeypatch, capsys):
+        page = tmp_path / "my page.html"
+        command = ["compare", *runs, "--existing", "--prompts", PROMPTS[0], "--count", 1, "--out", page]
+        code, out, _ = dreambooth(monkeypatch, capsys, *command)
+        assert code == 0 and f"1 pair, two questions each: {page}" in out
+        assert shlex.split(out.splitlines()[-1])[-1] == str(tmp_path / "my page.key.json")
+        code, _, err = dreambooth(monkeypatch, capsys, *command)
+        assert code == 1 and shlex.split(err)[-1] == str(page)
+
     def test_two_nouns_for_one_subject(self, runs: list[Path], tmp_path: Path, monkeypatch, capsys):
         other = make_run(tmp_path / "third", noun="cat")
         add_pictures(other, "samples/art", 300, PROMPTS)
@@ -464,7 +478,7 @@ class TestCommand:
         ("arguments", "told"),
         [
             ([], "Name two runs"),
-            (["{a}"], "1 were given"),
+            (["{a}"], "1 was given"),
             (["{a}", "{b}", "{a}"], "3 were given"),
             (["{a}", "{empty}"], "no run folder"),
             (["{a}", "{a}"], "to itself"),
@@ -483,6 +497,8 @@ class TestCommand:
             (["--serve", "--out", "."], "give --out the page in it"),
             (["--serve", "--out", ""], "give --out the page in it"),
             (["{a}", "{b}", "--existing", "--out", "."], "give --out the page in it"),
+            (["{a}", "{b}", "--out", "latin.html/x.html"], "latin.html is no folder"),
+            pytest.param(["{a}", "{b}", "--out", "/proc/x.html"], "/proc cannot be written", marks=ON_LINUX),
         ],
     )
     def test_wrong_turns(self, arguments: list[str], told: str, runs: list[Path], tmp_path: Path, monkeypatch, capsys):

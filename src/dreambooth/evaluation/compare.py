@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -15,6 +16,7 @@ from dreambooth.checkpoint import RunFolder, write_whole
 from dreambooth.errors import ConfigError
 from dreambooth.evaluation.contents import Contents, embed
 from dreambooth.evaluation.votes import Key, Placed, Side
+from dreambooth.folders import make_writable
 from dreambooth.pages import render
 from dreambooth.run import Run
 from dreambooth.seeding import generator
@@ -153,9 +155,9 @@ def make_page(match: Match, pairs: Sequence[Pair], seed: int) -> tuple[str, Key]
 def write_page(page: Path, html: str, key: Key) -> Path:
     """Writes the page, and its key beside it, and returns the key's path. Raises ConfigError as `require_new`."""
     require_new(page)
+    make_writable(page.parent)
     beside = key_beside(page)
     try:
-        page.parent.mkdir(parents=True, exist_ok=True)
         write_whole(beside, key.model_dump_json(indent=2) + "\n")
         write_whole(page, html)
     except OSError as error:
@@ -168,7 +170,7 @@ def require_new(page: Path) -> None:
     if key_beside(page).exists() or page.exists():
         raise ConfigError(
             f"{page} or its key is there already, and votes may belong to it; give another --out, or serve it again "
-            f"with: dreambooth compare --serve --out {page}"
+            f"with: dreambooth compare --serve --out {quote(str(page))}"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -41,7 +42,9 @@ def compare(
         return _count([*votes, *(runs or [])], key)  # a shell's `--votes *.json` leaves all but the first without flag
     if runs:
         if len(runs) != 2:
-            raise ConfigError(f"A comparison is of two runs, and {len(runs)} were given.")
+            raise ConfigError(
+                f"A comparison is of two runs, and {len(runs)} {'was' if len(runs) == 1 else 'were'} given."
+            )
         templates = _templates(prompts, prompts_file)
         _make(runs, templates, range(seed, seed + count), existing, out, device, Display(quiet))
     elif not serve:
@@ -66,21 +69,23 @@ def _make(
     runs: list[Path], templates: list[str], seeds: range, existing: bool, out: Path, device: str, display: Display
 ) -> None:
     from dreambooth.evaluation import compare as comparison
+    from dreambooth.folders import make_writable
 
     comparison.require_new(out)
     match = comparison.match(runs)
     one, other = match.class_nouns
     if one != other:
         display.warn(f"The runs call their subject {one!r} and {other!r}; people will read {one!r}.")
+    make_writable(out.parent)
     if existing:
         pairs = comparison.existing_pairs(match, templates, len(seeds))
     else:
         pairs = _draw(match, templates, seeds, device, display)
     html, key = comparison.make_page(match, pairs, seeds[0])
     beside = comparison.write_page(out, html, key)
-    typer.echo(f"{len(pairs)} pairs, two questions each: {out}")
+    typer.echo(f"{len(pairs)} pair{'s' if len(pairs) != 1 else ''}, two questions each: {out}")
     typer.echo(f"keep to yourself which is which:  {beside}")
-    typer.echo(f"count the votes with:  dreambooth compare --votes FILE --key {beside}")
+    typer.echo(f"count the votes with:  dreambooth compare --votes FILE --key {quote(str(beside))}")
 
 
 def _draw(match: Match, templates: list[str], seeds: range, device: str, display: Display) -> list[Pair]:
