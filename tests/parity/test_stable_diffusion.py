@@ -1,6 +1,7 @@
 """The backbone does what the plain diffusers pipeline does, on tiny real components."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreambooth import backbones
+from dreambooth.backbones.files import reading
 from dreambooth.backbones.latent_diffusion import make_scheduler
 from dreambooth.backbones.protocol import Sampler, Sampling
 from dreambooth.errors import ModelError
@@ -159,6 +161,28 @@ class TestLoading:
         with pytest.raises(ModelError, match=rf"{part} of .* lacks 1 of its weights") as caught:
             backbones.load(str(tmp_path / "model"))
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+    def test_a_part_that_is_missing_is_named_once(
+        self, tiny_model: Path, tmp_path: Path, part: str, caplog: pytest.LogCaptureFixture
+    ):
+        """Diffusers also writes it out by itself, which --quiet would not keep off the terminal."""
+        shutil.copytree(tiny_model, tmp_path / "model")
+        (file,) = (tmp_path / "model" / part).glob("*.safetensors")
+        file.unlink()
+        logger = logging.getLogger("diffusers")
+        logger.addHandler(caplog.handler)
+        try:
+            with pytest.raises(ModelError, match=rf"^The {part} of .*model cannot be read: "):
+                backbones.load(str(tmp_path / "model"))
+        finally:
+            logger.removeHandler(caplog.handler)
+        assert not caplog.records
+
+    @pytest.mark.parametrize("mistake", [NameError, AssertionError])
+    def test_a_mistake_in_a_program_does_not_pass_for_a_broken_model(self, mistake: type[Exception]):
+        with pytest.raises(mistake), reading("The model cannot be read"):
+            raise mistake("name 'pipe' is not defined")
 
     @pytest.mark.parametrize("lost", ["tokenizer", "tokenizer/tokenizer_config.json", "tokenizer/tokenizer.json"])
     def test_a_folder_that_lacks_its_tokenizer_is_refused(self, tiny_model: Path, tmp_path: Path, lost: str):

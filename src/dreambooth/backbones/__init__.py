@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.backbones.files import Layout, check_whole, first_line, layout_of, read_json, read_networks, ways
+from dreambooth.backbones.files import Layout, check_whole, layout_of, read_json, read_networks, reading, ways
 from dreambooth.backbones.source import CascadeParts, Source
 from dreambooth.errors import ModelError
 from dreambooth.models import embedded
@@ -31,7 +31,7 @@ def hush() -> None:
     transformers_logging.disable_progress_bar()
     import diffusers.utils.logging as diffusers_logging
 
-    diffusers_logging.set_verbosity_error()
+    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)  # it writes errors out that it also raises
     diffusers_logging.disable_progress_bar()
 
 
@@ -153,12 +153,10 @@ def _read(source: Source, family: str) -> Any:
     import diffusers
 
     networks = read_networks(source, NETWORKS[family])
-    try:
+    with reading(f"The model {source.name} cannot be read"):
         return getattr(diffusers, family).from_pretrained(
             source.location, use_safetensors=True, **networks, **WITHOUT[family]
         )
-    except Exception as error:
-        raise ModelError(f"The model {source.name} cannot be read: {first_line(error)}") from error
 
 
 def _from_single_file(source: Source, family: str) -> Any:
@@ -167,23 +165,20 @@ def _from_single_file(source: Source, family: str) -> Any:
     import torch
 
     layout = layout_of(source)
+    kind = "Stable Diffusion XL" if family == SDXL else "Stable Diffusion 1.x or 2.x"
     hint = " Pass --model-config with a diffusers folder of the same architecture to load it without the hub."
-    try:
-        pipeline = getattr(diffusers, family).from_single_file(
-            source.location,
-            config=str(source.config) if source.config else None,
-            dtype=torch.float32,
-            local_files_only=source.config is not None,
-            **WITHOUT[family],
-        )
-    except NotImplementedError as error:  # a layer was left without values
-        raise ModelError(f"The checkpoint {source.name} lacks some of its weights; fetch the model again.") from error
-    except Exception as error:
-        kind = "Stable Diffusion XL" if family == SDXL else "Stable Diffusion 1.x or 2.x"
-        raise ModelError(
-            f"The checkpoint {source.name} cannot be read as {kind}: {first_line(error)}"
-            + ("" if source.config else hint)
-        ) from error
+    with reading(f"The checkpoint {source.name} cannot be read as {kind}", "" if source.config else hint):
+        try:
+            pipeline = getattr(diffusers, family).from_single_file(
+                source.location,
+                config=str(source.config) if source.config else None,
+                dtype=torch.float32,
+                local_files_only=source.config is not None,
+                **WITHOUT[family],
+            )
+        except NotImplementedError as error:  # a layer was left without values
+            lacking = f"The checkpoint {source.name} lacks some of its weights; fetch the model again."
+            raise ModelError(lacking) from error
     prefix = next((name for name in CLIP_PREFIXES if any(key.startswith(name) for key in layout.names)), None)
     if prefix is not None:
         wanted = {prefix + key.removeprefix("text_model.") for key in pipeline.text_encoder.state_dict()}

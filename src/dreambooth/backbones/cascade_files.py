@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dreambooth.backbones.cascade import Notes, PixelBase, SuperResolver
-from dreambooth.backbones.files import first_line, read_json, read_networks, read_tokenizer
+from dreambooth.backbones.files import read_json, read_networks, read_tokenizer, reading
 from dreambooth.backbones.if_pipelines import to_pictures
 from dreambooth.backbones.source import Source
 from dreambooth.backbones.t5 import T5Text
@@ -136,7 +136,7 @@ def write_notes(folder: Path, notes: Notes) -> None:
 def _read(family: Any, source: Source) -> Any:
     """The pipeline in float32, without T5, filters and watermark."""
     networks = read_networks(source, ("unet",))
-    try:
+    with reading(f"The model {source.name} cannot be read"):
         return family.from_pretrained(
             source.location,
             use_safetensors=True,
@@ -146,8 +146,6 @@ def _read(family: Any, source: Source) -> Any:
             requires_safety_checker=False,
             **WITHOUT_FILTERS,
         )
-    except Exception as error:
-        raise ModelError(f"The model {source.name} cannot be read: {first_line(error)}") from error
 
 
 def _text(source: Source) -> T5Text:
@@ -186,11 +184,9 @@ class LazyUpscaler:
         if family == SUPER_RESOLVER_FAMILY:
             pipeline = _read(diffusers.IFSuperResolutionPipeline, self.source)
         else:
-            try:
+            with reading(f"The upscaler {self.source.name} cannot be read"):
                 pipeline = diffusers.StableDiffusionUpscalePipeline.from_pretrained(
                     self.source.location, dtype=torch.float32, use_safetensors=True
                 )
-            except Exception as error:
-                raise ModelError(f"The upscaler {self.source.name} cannot be read: {first_line(error)}") from error
         pipeline.set_progress_bar_config(disable=True)
         return pipeline

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -71,14 +72,9 @@ def layout_of(source: Source) -> Layout:
     first, told = (
         f"model.diffusion_model.input_blocks.{name}.weight" for name in ("0.0", "1.1.transformer_blocks.0.attn2.to_k")
     )
-    try:
-        with safe_open(source.location, framework="pt") as file:
-            names = frozenset(file.keys())
-            channels, width = (
-                int(file.get_slice(name).get_shape()[1]) if name in names else 0 for name in (first, told)
-            )
-    except Exception as error:
-        raise ModelError(f"The checkpoint {source.name} cannot be read: {first_line(error)}") from error
+    with reading(f"The checkpoint {source.name} cannot be read"), safe_open(source.location, framework="pt") as file:
+        names = frozenset(file.keys())
+        channels, width = (int(file.get_slice(name).get_shape()[1]) if name in names else 0 for name in (first, told))
     # SDXL's embedders are CLIP ViT-L and, as OpenCLIP writes it, bigG; the refiner has the second alone.
     return Layout(
         names,
@@ -90,6 +86,20 @@ def layout_of(source: Source) -> Layout:
         ends_in_noise="ztsnr" in names,
         is_edm="edm_mean" in names or "edm_vpred.sigma_max" in names,
     )
+
+
+@contextmanager
+def reading(sentence: str, hint: str = "") -> Generator[None]:
+    """Turns whatever a library raises of a user's files into a ModelError: the sentence, what was wrong, and the hint.
+
+    What only a mistake in a program raises goes through, or it would pass for a broken file.
+    """
+    try:
+        yield
+    except (ModelError, NameError, AssertionError):
+        raise
+    except Exception as error:
+        raise ModelError(f"{sentence}: {first_line(error)}{hint}") from error
 
 
 def first_line(error: Exception) -> str:
@@ -105,15 +115,15 @@ def read_networks(source: Source, names: Iterable[str]) -> dict[str, Any]:
     index = read_json(source, "model_index.json")
     found: dict[str, Any] = {}
     for name in names:
-        try:
+        with reading(f"The {name} of {source.name} cannot be read"):
+            if name not in index:
+                raise ValueError("model_index.json does not name it")
             library, kind = index[name]
             if library not in ("diffusers", "transformers"):
-                raise ValueError(f"its {name} is of {library}, not of diffusers or transformers")
+                raise ValueError(f"it is of {library}, not of diffusers or transformers")
             found[name], report = getattr(import_module(library), kind).from_pretrained(
                 source.location, subfolder=name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )
-        except Exception as error:
-            raise ModelError(f"The model {source.name} cannot be read: {first_line(error)}") from error
         check_whole(f"The {name} of {source.name}", report["missing_keys"])
     return found
 
@@ -124,10 +134,8 @@ def read_tokenizer(source: Source, name: str) -> Any:
 
     if source.kind != "hub" and not (Path(source.location) / name).is_dir():
         raise ModelError(f"The model {source.name} has no folder {name}; fetch the model again.")
-    try:
+    with reading(f"The {name} of {source.name} cannot be read"):
         return AutoTokenizer.from_pretrained(source.location, subfolder=name)
-    except Exception as error:
-        raise ModelError(f"The {name} of {source.name} cannot be read: {first_line(error)}") from error
 
 
 def check_whole(name: str, missing: Iterable[str]) -> None:

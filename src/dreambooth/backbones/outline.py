@@ -12,11 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 from dreambooth.backbones.cascade import PixelBase, SuperResolver
 from dreambooth.backbones.cascade_files import WITHOUT_FILTERS, check_pair, read_notes, super_resolver_of
-from dreambooth.backbones.files import first_line, read_json, read_tokenizer
+from dreambooth.backbones.files import read_json, read_tokenizer, reading
 from dreambooth.backbones.latent_diffusion import LatentDiffusion
 from dreambooth.backbones.source import Source
 from dreambooth.backbones.t5 import LONGEST
-from dreambooth.errors import ModelError
 
 META = torch.device("meta")
 
@@ -28,7 +27,7 @@ def outline(source: Source) -> PixelBase | SuperResolver:
     later, notes = super_resolver_of(source), read_notes(source)
     if later is not None:
         check_pair(source, later)
-    try:
+    with reading(f"The configuration of {source.name} cannot be used"):
         text: Any = TextOutline(read_json(source, "text_encoder/config.json"))
         parts: dict[str, Any] = {"text_encoder": None, "tokenizer": None, "requires_safety_checker": False}
         parts |= WITHOUT_FILTERS
@@ -39,10 +38,6 @@ def outline(source: Source) -> PixelBase | SuperResolver:
         parts |= {name: _scheduler(later, name) for name in ("scheduler", "image_noising_scheduler")}
         larger: Any = IFSuperResolutionPipeline(**parts, unet=_unet(later))
         return SuperResolver(larger, base, source, notes)
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(f"The configuration of {source.name} cannot be used: {first_line(error)}") from error
 
 
 def outline_xl(source: Source) -> LatentDiffusion:
@@ -56,7 +51,7 @@ def outline_xl(source: Source) -> LatentDiffusion:
         with META:
             return kind(transformers.CLIPTextConfig(**read_json(source, f"{name}/config.json")))
 
-    try:
+    with reading(f"The configuration of {source.name} cannot be used"):
         tokenizers = [read_tokenizer(source, name) for name in ("tokenizer", "tokenizer_2")]
         with META:
             vae = diffusers.AutoencoderKL.from_config(read_json(source, "vae/config.json"))
@@ -71,10 +66,6 @@ def outline_xl(source: Source) -> LatentDiffusion:
             add_watermarker=False,
         )
         return sdxl(pipeline, source)
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(f"The configuration of {source.name} cannot be used: {first_line(error)}") from error
 
 
 class TextOutline:
