@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,10 @@ WRONG = [
     (["train", "--config", "{empty}/none.toml"], "no configuration file"),
     (["train", "--resume", "{empty}"], "no run folder"),
     (["train", "--resume", "{run}", "--seed", "3"], "give no others"),
+    (["train", "--resume", "{run}", "--dry-run"], "give no others"),
+    (["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--out", "{photos}"], "holds other files"),
+    (["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--out", "{empty}/" + 300 * "x"], "too long"),
+    (["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--learning-rate", "inf"], "finite"),
     (["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--out", "{run}"], "already holds a run"),
     (
         ["train", "{photos}", "--class-noun", "dog", "--model", "{model}", "--out", "{photos}/0.png/run"],
@@ -240,6 +245,38 @@ def test_a_photo_that_the_model_cannot_encode_is_named(
         "--out", tmp_path / "run",
     )  # fmt: skip
     assert code == 1 and "photos/00.png" in errors and "Traceback" not in errors
+
+
+def test_a_new_run_writes_over_nothing(tiny_model: Path, photos: Path, tmp_path: Path, monkeypatch, capsys):
+    """Photos in OUT/photos would be replaced by their squares; a model in OUT/model would be taken for the result."""
+    for name, content in (("photos", photos), ("model", tiny_model)):
+        project = tmp_path / name / "project"
+        shutil.copytree(content, project / name)
+        before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+        code, _, errors = dreambooth(
+            monkeypatch, capsys, "train", photos, "--class-noun", "dog", "--model", tiny_model, *FAST, "--out", project
+        )
+        assert code == 1 and f"holds other files, such as {name}" in errors
+        assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda run: (run / "config.toml").write_text(""), "lacks settings"),
+        (lambda run: (run / "subject.json").write_text("{}"), "is not what a run writes"),
+        (lambda run: (run / "photos" / "01.png").write_text("x"), "01.png is missing or broken"),
+        (lambda run: (run / "photos" / "01.png").unlink(), "01.png is missing or broken"),
+    ],
+)
+def test_a_damaged_run_is_not_gone_on_with(
+    finished: Path, tmp_path: Path, monkeypatch, capsys, damage: Callable[[Path], object], told: str
+):
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("model", "samples", "checkpoints"))
+    (tmp_path / "run" / "checkpoints").mkdir()
+    damage(tmp_path / "run")
+    code, _, errors = dreambooth(monkeypatch, capsys, "train", "--resume", tmp_path / "run", "--quiet")
+    assert code == 1 and told in errors and "Traceback" not in errors
 
 
 def test_full_disk_is_told_before_the_start(tiny_model: Path, photos: Path, tmp_path: Path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """One schema: read, written, refused, and used."""
 
 import ast
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ from dreambooth.errors import ConfigError
 from dreambooth.plan import resolve_defaults
 
 SOURCE = Path(dreambooth.__file__).parent
+
+
+def test_no_clipping_there_and_back(tmp_path: Path):
+    config = make_config({"max_grad_norm": math.inf})
+    (tmp_path / "c.toml").write_text(to_toml(config), encoding="utf-8")
+    assert read_config(tmp_path / "c.toml", {}) == config
 
 
 def test_toml_there_and_back(tmp_path: Path):

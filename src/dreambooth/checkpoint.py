@@ -16,7 +16,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LOG, TRACK = "log.jsonl", "track.jsonl"
 ADAPTER = "pytorch_lora_weights.safetensors"
+CONFIG = "config.toml"
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,25 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config: TrainConfig) -> RunFolder:
-        """A new run. Raises RunError when the folder already holds one, or cannot be written."""
-        if (path / "config.toml").exists():
-            raise RunError(f"{path} already holds a run. Go on with it by --resume {path}, or give another --out.")
-        run = cls(path)
+    def create(cls, path: Path, config: TrainConfig, fill: Callable[[RunFolder], None] = lambda run: None) -> RunFolder:
+        """A new run, with what `fill` writes into it: all of it is there at once, or none.
+
+        Raises RunError when the folder already holds a run or anything else, or cannot be written.
+        """
+        refuse_taken(path)
+        draft = cls(path / ".begun")
         try:
+            shutil.rmtree(draft.path, ignore_errors=True)
             for name in ("photos", "checkpoints", "previews"):
-                (path / name).mkdir(parents=True, exist_ok=True)
-            write_whole(path / "config.toml", to_toml(config))
+                (draft.path / name).mkdir(parents=True)
+            fill(draft)
+            write_whole(draft.path / CONFIG, to_toml(config))
+            for entry in sorted(draft.path.iterdir(), key=lambda entry: entry.name == CONFIG):
+                os.rename(entry, path / entry.name)
+            draft.path.rmdir()
         except OSError as error:
             raise RunError(f"The run folder {path} cannot be written: {error.strerror}. Give another --out.") from error
-        return run
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -205,6 +213,20 @@ class RunFolder:
         """Puts a finished pipeline folder in its place at once."""
         shutil.rmtree(self.model, ignore_errors=True)
         os.rename(folder, self.model)
+
+
+def refuse_taken(path: Path) -> None:
+    """Raises RunError for a place where no new run can be: it must not mix with, or write over, what is there."""
+    try:
+        there = sorted(entry.name for entry in os.scandir(path) if not entry.name.startswith("."))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"The run folder {path} cannot be written: {error.strerror}. Give another --out.") from error
+    if CONFIG in there:
+        raise RunError(f"{path} already holds a run. Go on with it by --resume {path}, or give another --out.")
+    if there:
+        raise RunError(f"{path} holds other files, such as {there[0]}; give an --out that is new or empty.")
 
 
 def free_folder(path: Path) -> Path:

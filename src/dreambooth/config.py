@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -41,7 +42,7 @@ SECTIONS = {
 class TrainConfig(BaseModel):
     """Everything a run depends on. A field left at None takes the default of the model's family."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, defer_build=True, allow_inf_nan=False)
 
     # The subject
     photos: list[str] = Field(default_factory=list, description="Folders or files with photos of the subject.")
@@ -165,7 +166,9 @@ class TrainConfig(BaseModel):
     adam_weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay.")
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW ε.")
     use_8bit_adam: bool = Field(False, description="AdamW with moments of one byte.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm to which a step is clipped.")
+    max_grad_norm: float = Field(
+        1.0, gt=0, allow_inf_nan=True, description="Gradient norm to which a step is clipped; inf clips none."
+    )
     gradient_checkpointing: bool = Field(False, description="Less memory for about a third more time.")
     compile: bool = Field(False, description="Compile the denoiser's blocks; for a long training on a GPU.")
     memory: Literal["auto", "fast", "balanced", "lean"] = Field(
@@ -340,7 +343,7 @@ def make_config(values: dict[str, Any]) -> TrainConfig:
 def to_toml(config: TrainConfig) -> str:
     """The config as TOML text that `read_config` reads back to an equal config; unset fields are left out."""
     lines = [
-        f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        f"{key} = {value if value == math.inf else json.dumps(value, ensure_ascii=False)}"
         for key, value in config.model_dump(by_alias=True).items()
         if value is not None
     ]

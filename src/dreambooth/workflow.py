@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from PIL import Image
 
 from dreambooth import drawing, prompts, stages
 from dreambooth.backbones.protocol import Backbone
-from dreambooth.checkpoint import RunFolder, free_folder, require_free_space
+from dreambooth.checkpoint import CONFIG, RunFolder, free_folder, refuse_taken, require_free_space
 from dreambooth.composition import ComposedSet, composition_of
 from dreambooth.config import TrainConfig
-from dreambooth.errors import Interrupted, ModelError
+from dreambooth.errors import Interrupted, ModelError, RunError
+from dreambooth.evaluation.contents import Contents
 from dreambooth.evaluation.report import write_report
 from dreambooth.examples import Composed, Examples, augmented_views, encode
 from dreambooth.fitting import Fit, finetune_within_memory, settle
@@ -40,6 +42,7 @@ from dreambooth.trainer import StepReport, from_main_process, never
 from dreambooth.ui import Display
 
 DRIFT_PICTURES = 8
+INCOMPLETE = "{} is missing or broken; the run folder is incomplete. Begin anew from the photos."
 UNPROMPTED = 4  # one sample of no prompt for so many of the class
 REPORTED_APPLICATIONS = ("recontextualization", "art", "views", "properties", "accessories")
 
@@ -48,6 +51,8 @@ def start(config: TrainConfig, display: Display) -> Run:
     """Begins a new run and carries it to its end."""
     processes = world(config.device)
     display.quiet |= not processes.is_main_process
+    if config.out:
+        refuse_taken(Path(config.out))
     prepared = prepare(config, display)
     place = [config.out or str(free_folder(Path("runs") / prepared.subject.class_noun.replace(" ", "-")))]
     broadcast_object_list(place)
@@ -56,17 +61,21 @@ def start(config: TrainConfig, display: Display) -> Run:
     display.say(prepared.plan.table())
     facts = name_subject(prepared, display)
     if processes.is_main_process:
-        folder = RunFolder.create(path, prepared.config.model_copy(update={"out": place[0]}))
-        _keep_subject(folder, prepared.subject, facts)
+        resolved = prepared.config.model_copy(update={"out": place[0]})
+        folder = RunFolder.create(path, resolved, partial(_keep_subject, subject=prepared.subject, facts=facts))
         folder.add_time("load model", prepared.load_seconds)
     processes.wait_for_everyone()
     return _walk(RunFolder.open(path), display, prepared.backbone)
 
 
 def resume(path: Path, display: Display) -> Run:
-    """Carries an existing run to its end, from wherever it was stopped."""
+    """Carries an existing run to its end, from wherever it was stopped. Raises RunError for one that is damaged."""
     folder = RunFolder.open(stages.root_of(path))
-    display.quiet |= not world(folder.config().device).is_main_process
+    config = folder.config()
+    if config.max_train_steps is None:
+        raise RunError(f"{folder.path / CONFIG} lacks settings that a run writes; was it edited?")
+    Contents(folder.path).subject()
+    display.quiet |= not world(config.device).is_main_process
     return _walk(folder, display, None)
 
 
@@ -374,8 +383,14 @@ def _photos(folder: RunFolder, resolution: int) -> torch.Tensor:
     Where it has masks, they are a fourth channel: what crops and mirrors the photos does the same to them.
     """
     facts = folder.read_json("subject.json")
-    files = [str(folder.path / entry["file"]) for entry in facts["photos"]]
-    pixels = load_subject(files, facts["class_noun"], resolution).pixels()
+    files = [folder.path / entry["file"] for entry in facts["photos"]]
+    there = [str(file) for file in files if file.is_file()]
+    subject = load_subject(there, facts["class_noun"], resolution) if there else None
+    read = {photo.path for photo in subject.photos} if subject else set[Path]()
+    lost = [file for file in files if file not in read]
+    if subject is None or lost:
+        raise RunError(INCOMPLETE.format(lost[0]))
+    pixels = subject.pixels()
     masks = [_mask(folder.path / entry["mask"], resolution) for entry in facts["photos"] if "mask" in entry]
     return torch.cat([pixels, to_tensor(masks).mul(2).sub(1)], 1) if masks else pixels
 
@@ -391,5 +406,8 @@ def _refuse_broken(latents: torch.Tensor, files: list[str]) -> None:
 
 
 def _mask(path: Path, resolution: int) -> Image.Image:
-    with Image.open(path) as mask:
-        return mask.convert("L").resize((resolution, resolution), Image.Resampling.BOX)
+    try:
+        with Image.open(path) as mask:
+            return mask.convert("L").resize((resolution, resolution), Image.Resampling.BOX)
+    except OSError as error:
+        raise RunError(INCOMPLETE.format(path)) from error
