@@ -308,7 +308,7 @@ def demo(
     if photos is None:
         from dreambooth.toybox.cli import save_photos
 
-        photos = out.with_name(out.name + "-photos")
+        photos = free_folder(out.with_name(out.name + "-photos"))
         save_photos(photos, class_noun, individual)
     values = {
         "photos": [str(photos)],

@@ -75,6 +75,38 @@ def test_class_power_without_a_start_is_told(
     assert not (tmp_path / "work").exists()
 
 
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    monkeypatch.setattr(sys, "argv", ["dreambooth", *map(str, arguments)])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    told = capsys.readouterr().err
+    assert leaving.value.code == 1 and told.startswith("error: ") and len(told.splitlines()) == 1
+    return told
+
+
+def test_photos_of_one_own_are_not_written_over(tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "00.png").write_bytes(b"a photo")
+    told = refused(monkeypatch, capsys, "toybox", "photos", "--size", 16, "--count", 1, "--out", tmp_path)
+    assert "holds files already, such as 00.png" in told
+    assert (tmp_path / "00.png").read_bytes() == b"a photo"
+
+
+def test_a_demo_takes_a_folder_of_its_own_for_photos(tmp_path: Path, monkeypatch, capsys):
+    """Even where the run of an earlier demo was deleted and its photos were not."""
+    (tmp_path / "demo-photos").mkdir()
+    (tmp_path / "demo-photos/00.png").write_bytes(b"a photo")
+    refused(monkeypatch, capsys, "demo", "--out", tmp_path / "demo", "--model", "no-such-model")
+    assert [path.name for path in (tmp_path / "demo-photos").iterdir()] == ["00.png"]
+    assert (tmp_path / "demo-photos/00.png").read_bytes() == b"a photo"
+    assert len(list((tmp_path / "demo-photos-2").iterdir())) == 5
+
+
+@pytest.mark.parametrize("command", ["photos", "sheet"])
+def test_a_file_is_no_folder(tmp_path: Path, monkeypatch, capsys, command: str):
+    (tmp_path / "file").touch()
+    assert "file is no folder" in refused(monkeypatch, capsys, "toybox", command, "--out", tmp_path / "file")
+
+
 def test_sheets_show_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     chosen = pictures.world_sheets(0)
     assert {scene.class_noun for scene in chosen["classes"]} == set(subjects.CLASSES)

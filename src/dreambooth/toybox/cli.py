@@ -22,8 +22,11 @@ def photos(
     masks: Annotated[bool, typer.Option("--masks", help="Also NAME.mask.png beside each, for --masked-loss.")] = False,
 ) -> None:
     """Casual photos of one individual that nobody has seen before."""
+    from dreambooth.folders import require_empty
+
+    require_empty(out)
     save_photos(out, class_noun, seed, count, size, place, masks)
-    typer.echo(f"{count} photos of {class_noun} {seed} in {out}")
+    typer.echo(f"{count} photo{'s' if count != 1 else ''} of {class_noun} {seed} in {out}")
 
 
 def save_photos(
@@ -37,9 +40,10 @@ def save_photos(
 ) -> None:
     """Renders the photos, all in one `place` if it is given. The individual is none that the models were trained on.
 
-    Raises ConfigError for a class or a place that toybox does not have.
+    Raises ConfigError for a class or a place that toybox does not have, and a folder that cannot be written.
     """
     from dreambooth.errors import ConfigError
+    from dreambooth.folders import make_writable
     from dreambooth.subject import MASK_SUFFIX
     from dreambooth.toybox import captions, scenes, subjects, world
     from dreambooth.toybox.pictures import to_pil
@@ -50,8 +54,8 @@ def save_photos(
     if place is not None and place not in places:
         raise ConfigError(f"Toybox has no place {place!r}; it has {', '.join(sorted(places))}.")
     held_out = captions.HELD_OUT_INDIVIDUALS
+    make_writable(out)
     pictures = world.photos(class_noun, held_out[individual % len(held_out)], count, size, place)
-    out.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(to_pil(pictures.images)):
         image.save(out / f"{index:02d}.png")
     for index, mask in enumerate(to_pil(pictures.masks.expand(-1, 3, -1, -1)) if masks else []):
@@ -66,9 +70,11 @@ def sheet(
     model: Annotated[str | None, typer.Option(help="Let this model draw the same words; its name or folder.")] = None,
 ) -> None:
     """The whole world on a few sheets: classes, places, accessories, properties, views, styles."""
+    from dreambooth.folders import make_writable
     from dreambooth.toybox.pictures import imagined, rendered, write_sheets
     from dreambooth.ui import Display
 
+    make_writable(out)
     draw = rendered(size)
     if model is not None:
         from dreambooth.backbones import load
