@@ -14,6 +14,7 @@ from dreambooth import backbones
 from dreambooth.backbones.files import reading
 from dreambooth.backbones.latent_diffusion import make_scheduler
 from dreambooth.backbones.protocol import Sampler, Sampling
+from dreambooth.backbones.source import CascadeParts
 from dreambooth.errors import ModelError
 from dreambooth.process import Diffusion, RectifiedFlow, from_scheduler
 from tests import tiny
@@ -262,6 +263,26 @@ class TestLoading:
         with pytest.raises(ModelError, match=told) as caught:
             backbones.load(name, tmp_path if name.endswith("broken.safetensors") else None)
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("flag", ["--model-config", "--super-resolver", "--upscaler"])
+    def test_a_model_that_goes_with_it_and_is_nowhere_is_refused_at_once(self, tiny_model: Path, flag: str):
+        """And not looked for on the hub, or taken for a broken file of the model."""
+        config = Path("nope") if flag == "--model-config" else None
+        parts = CascadeParts("nope" if flag == "--super-resolver" else None, "nope" if flag == "--upscaler" else None)
+        with pytest.raises(ModelError, match=f"There is no .*nope.* for {flag}"):
+            backbones.resolve(str(tiny_model), config, parts)
+
+    def test_a_lender_that_lacks_a_file_is_named(self, tiny_model: Path, tmp_path: Path):
+        (tmp_path / "lender").mkdir()
+        with pytest.raises(ModelError, match=r"unet/config\.json of the folder .*lender of --model-config"):
+            backbones.native_resolution(backbones.resolve(str(tiny_model), tmp_path / "lender"))
+
+    @pytest.mark.parametrize("name", ["nope", "toybox-clip"])
+    def test_judges_are_not_offered_as_models(self, name: str):
+        with pytest.raises(ModelError, match="toybox-sd") as caught:
+            backbones.native_resolution(backbones.resolve(name))
+        offered = str(caught.value).partition("Give ")[2]
+        assert "toybox-if" in offered and "toybox-clip" not in offered and "toybox-dino" not in offered
 
     def test_hub_that_cannot_be_reached_is_told(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -37,7 +37,22 @@ def hush() -> None:
 
 def resolve(name: str, config: Path | None = None, parts: CascadeParts | None = None) -> Source:
     """What `name` stands for. Raises ModelError with the valid choices; nothing is loaded."""
-    return replace(_locate(name, config), parts=parts or CascadeParts())
+    parts = parts or CascadeParts()
+    for flag, named in (("--super-resolver", parts.super_resolver), ("--upscaler", parts.upscaler)):
+        if named is not None and not Path(named).expanduser().is_dir() and not _is_hub_id(named):
+            raise ModelError(
+                f"There is no model {named!r} for {flag}. Give a folder with a diffusers pipeline, or a hub id such as "
+                "owner/model."
+            )
+    if config is not None and not config.is_dir():
+        raise ModelError(
+            f"There is no folder {config} for --model-config. Give a diffusers folder of the same architecture."
+        )
+    return replace(_locate(name, config), parts=parts)
+
+
+def _is_hub_id(name: str) -> bool:
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith(".")
 
 
 def _locate(name: str, config: Path | None) -> Source:
@@ -53,7 +68,7 @@ def _locate(name: str, config: Path | None) -> Source:
                 "code when they are opened; convert it first."
             )
         return Source(name, str(path), "file", config)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+    if _is_hub_id(name):
         return Source(name, name, "hub", config)
     raise ModelError(f"There is no model {name!r}. Give {ways()}.")
 
@@ -118,7 +133,7 @@ def native_resolution(source: Source) -> int:
         return cascade_resolution(source)
     if source.kind == "file" and source.config is None:
         return SINGLE_FILE_RESOLUTIONS[family]
-    folder = source if source.config is None else _lender(source, source.config)
+    folder = source if source.config is None else _lender(source.config)
     unet, vae = (read_json(folder, name) for name in ("unet/config.json", "vae/config.json"))
     return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
 
@@ -250,7 +265,7 @@ def _check_single_file(source: Source) -> str:
     if layout.is_refiner:
         raise ModelError(REFINER.format(source.name))
     family = SDXL if layout.is_xl else STABLE_DIFFUSION
-    if source.config is not None and (lent := _check_family(_lender(source, source.config))) != family:
+    if source.config is not None and (lent := _check_family(_lender(source.config))) != family:
         raise ModelError(
             f"The checkpoint {source.name} is a {family} and the folder of --model-config a {lent}; give one of the "
             "same architecture."
@@ -258,5 +273,5 @@ def _check_single_file(source: Source) -> str:
     return family
 
 
-def _lender(source: Source, config: Path) -> Source:
-    return Source(source.name, str(config), "folder")
+def _lender(config: Path) -> Source:
+    return Source(f"the folder {config} of --model-config", str(config), "folder")

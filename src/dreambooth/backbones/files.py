@@ -12,7 +12,7 @@ from typing import Any
 
 from dreambooth.backbones.source import Source
 from dreambooth.errors import ModelError
-from dreambooth.models import embedded
+from dreambooth.models import pipelines
 
 WAYS = (
     "an embedded name ({}), a folder with a diffusers pipeline, a .safetensors checkpoint, "
@@ -22,7 +22,7 @@ WAYS = (
 
 def ways() -> str:
     """What --model takes, for an error's sentence."""
-    return WAYS.format(", ".join(embedded()) or "none installed")
+    return WAYS.format(", ".join(pipelines()) or "none installed")
 
 
 def read_json(source: Source, name: str) -> dict[str, Any]:

@@ -9,3 +9,8 @@ def embedded() -> dict[str, Path]:
     markers = ("model_index.json", "config.json")
     found = [path for path in folder.iterdir() if any((path / marker).exists() for marker in markers)]
     return {path.name: path for path in sorted(found)}
+
+
+def pipelines() -> dict[str, Path]:
+    """Those of them that draw; the others are encoders that judge."""
+    return {name: path for name, path in embedded().items() if (path / "model_index.json").exists()}
