@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from dreambooth.errors import ConfigError, PhotoError, RunError
+from dreambooth.errors import ConfigError, ModelError, PhotoError, RunError
 from dreambooth.evaluation import benchmark, encoders, variants, workers
 from dreambooth.evaluation.benchmark import work
 from dreambooth.evaluation.benchmark_plan import Member, Plan, Settings, check_settings, train_config
@@ -706,6 +706,16 @@ class TestWrongTurns:
         code, _, err = dreambooth(monkeypatch, capsys, *command, *words)
         assert code == 1 and err.startswith("error: ") and told in err and "Traceback" not in err
         assert not (tmp_path / "out/subjects").exists()
+
+    def test_a_model_that_is_missing_is_told_before_judges_are_looked_for(
+        self, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """The paper's, which such a model would have, may be nowhere but on the hub."""
+        fetched: list[object] = []
+        monkeypatch.setattr("dreambooth.evaluation.encoders.judges_for", lambda *given, **named: fetched.append(given))
+        with pytest.raises(ModelError, match="There is no model 'nope'"):
+            prepared(tmp_path / "results", suite, settings(Path("nope"), {}), ["base"])
+        assert not fetched
 
     def test_judges_that_nobody_asked_for_are_not_loaded(self, judges: dict[str, str], monkeypatch):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -39,6 +39,7 @@ def set_up(results: Results, plan: Plan, subjects: Sequence[SuiteSubject], resco
             "What a perfect method would draw is known of rendered suites, such as toybox, and not of "
             f"{plan.settings.suite}; leave {TRUTH} out of --methods."
         )
+    model_side(plan.settings)  # which judges that have to be fetched would keep waiting
     plan = plan.model_copy(update={"judges": known_judges(make_judges(plan.settings, plan.device))})
     forgotten = (
         {path for cell in results.grid(plan) for path in (cell.ceiling, cell.scores)} if rescore else set[Path]()
@@ -130,11 +131,15 @@ def keep_photos(results: Results, settings: Settings, subject: SuiteSubject, dis
 
 def read_photos(settings: Settings, subject: SuiteSubject, workspace: Path) -> Inspection:
     """The suite's photos of the subject, as the model sees them; possibly none."""
+    crop: dict[str, Any] = {key: settings.train[key] for key in ("crop", "background") if key in settings.train}
+    return inspect(subject.photos(workspace / "photos"), model_side(settings), **crop)
+
+
+def model_side(settings: Settings) -> int:
+    """Pixels a side of the model's pictures. Raises ModelError where there is no such model; nothing is loaded."""
     lender = settings.model_config_folder
     parts = CascadeParts(super_resolver=settings.train.get("super_resolver"))
-    side = backbones.native_resolution(backbones.resolve(settings.model, Path(lender) if lender else None, parts))
-    crop: dict[str, Any] = {key: settings.train[key] for key in ("crop", "background") if key in settings.train}
-    return inspect(subject.photos(workspace / "photos"), side, **crop)
+    return backbones.native_resolution(backbones.resolve(settings.model, Path(lender) if lender else None, parts))
 
 
 def masks_of(settings: Settings, subject: Subject) -> dict[int, Image]:
