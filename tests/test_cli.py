@@ -227,6 +227,17 @@ def test_versions_for_a_bug_report(monkeypatch, capsys):
     assert code == 0 and lines["dreambooth"] == __version__ and lines["torch"] == torch.__version__
 
 
+def test_output_that_cannot_show_every_sign(tiny_model: Path, photos: Path, tmp_path: Path):
+    arguments = ["train", photos, "--class-noun", "dog", "--model", tiny_model, "--dry-run"]
+    told = subprocess.run(
+        [sys.executable, "-m", "dreambooth", *map(str, arguments)],
+        env=environment(tmp_path) | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+    )
+    assert told.returncode == 0, told.stderr
+    assert b" photos + 1 ? " in told.stdout
+
+
 def test_unknown_flag_names_the_nearest(monkeypatch, capsys):
     code, _, err = dreambooth(monkeypatch, capsys, "train", "x", "--learning-rat", "1")
     assert code == 2 and "--learning-rate" in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 
@@ -10,6 +11,10 @@ def main() -> None:
     from dreambooth.cli import app
     from dreambooth.errors import DreamBoothError, Interrupted
 
+    # A sign that the terminal or log file cannot show, such as the × of a table, must not end a training.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     # diffusers' scripts spell their flags with underscores; both spellings are understood.
     sys.argv[1:] = [_dashes(word) for word in sys.argv[1:]]
     try:
