@@ -52,6 +52,8 @@ def test_all_errors_at_once_with_the_nearest_name():
         ({"instance_prompt": "a dog"}, "must contain {subject}"),
         ({"class_prompt": "a {subject}"}, "must not contain {subject}"),
         ({"max_train_steps": 0}, "greater than or equal to 1"),
+        ({"resolution": 1_000_000}, "resolution: .*less than or equal to 4096"),
+        ({"train_batch_size": 1_000_000}, "train_batch_size: .*less than or equal to 4096"),
         ({"learning_rate": -1.0}, "greater than 0"),
         ({"prior_loss_weight": "much"}, "valid number"),
     ],

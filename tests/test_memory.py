@@ -24,7 +24,7 @@ from dreambooth.meter import Peak, available_bytes
 from dreambooth.methods import make_method
 from dreambooth.methods.full import FullFineTuning
 from dreambooth.optimizers import SMALL
-from dreambooth.plan import estimate_memory
+from dreambooth.plan import activation_bytes, activations_of, estimate_memory
 from dreambooth.train_state import Settings, TrainState
 from dreambooth.trainer import Loss, StepReport, finetune
 from tests.methods.test_contract import RATES as CONTRACT_RATES
@@ -348,6 +348,22 @@ class TestCompiling:
         assert_equal(ended, plain)
         assert len(warnings) == 1 and warnings[0].startswith("Compiling failed (")
         assert [report.step for report in log] == [1, 2, 3, 4]
+
+
+class TestEstimate:
+    @pytest.mark.parametrize("trains_text", [False, True])
+    def test_many_rows_grow_as_few_do(self, tiny_model: Path, trains_text: bool):
+        backbone = backbones.load(str(tiny_model))
+        assert activations_of(backbone, 40, trains_text) == activation_bytes(backbone, 40, trains_text)
+
+    def test_a_batch_that_this_machine_has_no_room_for(self, tiny_model: Path):
+        config = make_config({"train_batch_size": 1, "mixed_precision": "no"})
+        backbone, rows = backbones.load(str(tiny_model)), 10**9
+        one, many = (
+            estimate_memory(config.model_copy(update={"train_batch_size": size}), backbone, FullFineTuning())
+            for size in (1, rows)
+        )
+        assert many.activations == pytest.approx(rows * one.activations, rel=0.1)
 
 
 class TestChoice:

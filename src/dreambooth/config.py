@@ -67,7 +67,7 @@ class TrainConfig(BaseModel):
     model_config_folder: str | None = Field(
         None, alias="model_config", description="Diffusers folder that lends a single file its configuration."
     )
-    resolution: int | None = Field(None, ge=16, description="Pixels a side; the model's own by default.")
+    resolution: int | None = Field(None, ge=16, le=4096, description="Pixels a side; the model's own by default.")
     device: str = Field("auto", description="auto, cuda, mps or cpu.")
     mixed_precision: MixedPrecision = Field("auto", description="auto: bf16 where the device is faster in it.")
 
@@ -83,9 +83,11 @@ class TrainConfig(BaseModel):
     )
     sr_max_train_steps: int | None = Field(None, ge=1, description="Optimizer steps of the super-resolver.")
     sr_learning_rate: float | None = Field(None, gt=0, description="Rate of the super-resolver.")
-    sr_train_batch_size: int | None = Field(None, ge=1, description="Photos in a micro-batch of the super-resolver.")
+    sr_train_batch_size: int | None = Field(
+        None, ge=1, le=4096, description="Photos in a micro-batch of the super-resolver."
+    )
     sr_crop_size: int | None = Field(
-        None, ge=8, description="Side of the cut-outs that the super-resolver trains on; by model."
+        None, ge=8, le=4096, description="Side of the cut-outs that the super-resolver trains on; by model."
     )
     sr_num_class_images: int | None = Field(None, ge=1, description="How many prior samples of the super-resolver.")
     sr_augmentation: str = Field(
@@ -143,7 +145,7 @@ class TrainConfig(BaseModel):
     prior_steps: int = Field(25, ge=1, le=1000, description="Sampling steps of a prior sample.")
     prior_guidance: float = Field(3.0, ge=0, description="Guidance of the prior samples; low keeps them diverse.")
     prior_seed: int = Field(0, ge=0, description="Seed of the prior samples; runs with one seed share them.")
-    sample_batch_size: int = Field(8, ge=1, description="Pictures drawn at once.")
+    sample_batch_size: int = Field(8, ge=1, le=4096, description="Pictures drawn at once.")
 
     # Training
     max_train_steps: int | None = Field(None, ge=1, description="Optimizer steps.")
@@ -153,7 +155,9 @@ class TrainConfig(BaseModel):
         None, gt=0, description="Rate of the text encoder; the denoiser's by default."
     )
     embedding_lr: float | None = Field(None, gt=0, description="Rate of the new word in pivotal tuning.")
-    train_batch_size: int | None = Field(None, ge=1, description="Photos in a micro-batch; as many prior samples join.")
+    train_batch_size: int | None = Field(
+        None, ge=1, le=4096, description="Photos in a micro-batch; as many prior samples join."
+    )
     gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches in a step.")
     lr_scheduler: Literal["constant", "linear", "cosine"] = Field("constant", description="Course of the rate.")
     lr_warmup_steps: int = Field(0, ge=0, description="Steps over which the rate rises from zero.")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # What is left of the activations where they are computed twice: each block's input, and one block's own.
 RECOMPUTED_SHARE = 0.25
 WITH_TEXT = ("dreambooth", "lora", "dora")  # methods that train the text encoder too where the model needs it
+MOST_COUNTED = 16  # rows whose activations are counted one by one
 MOST_COMPOSED = 4  # composed examples for each sample of the class
 BEST_COPIES = 3  # the best weights, the best at the newest checkpoint, and those being written
 
@@ -188,7 +189,7 @@ def estimate_memory(
     # On loan, weights are not rounded for each step, and no rounded ones are kept for the backward pass.
     lent = frozen(backbone, trained) if lends(precision, here) and not weightless else []
     with bf16, as_if_lent(lent):
-        activations = activation_bytes(backbone, rows, method.trains_text, config.crop_size)
+        activations = activations_of(backbone, rows, method.trains_text, config.crop_size)
     kept = {id(parameter) for parameter in trained}
     rounded = {
         name: sum(p.numel() for p in weights if id(p) not in kept) for name, weights in lendable(backbone).items()
@@ -216,6 +217,15 @@ def estimate_memory(
         lendable=sum(rounded.values()) - rounded_encoders,
         lendable_encoders=rounded_encoders,
     )
+
+
+def activations_of(backbone: Backbone, rows: int, trains_text: bool, crop_size: int | None = None) -> int:
+    """As `activation_bytes`, for batches that this machine has no room for: the many rows grow as the few do."""
+    few, fewer = MOST_COUNTED, MOST_COUNTED // 2
+    if rows <= few:
+        return activation_bytes(backbone, rows, trains_text, crop_size)
+    of_few, of_fewer = (activation_bytes(backbone, count, trains_text, crop_size) for count in (few, fewer))
+    return of_few + (rows - few) * (of_few - of_fewer) // (few - fewer)
 
 
 def activation_bytes(backbone: Backbone, rows: int, trains_text: bool, crop_size: int | None = None) -> int:
