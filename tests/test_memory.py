@@ -185,9 +185,10 @@ class TestTraining:
         assert LEAN.for_share(0.01) == replace(LEAN, lean_optimizer=False)
         assert LEAN.for_share(0.5) == LEAN
 
-    def test_trained_text_encoder_is_computed_twice_as_well(self, tiny_model: Path):
+    def test_trained_text_encoder_is_computed_twice_as_well(self, tiny_model: Path, recwarn: pytest.WarningsRecorder):
         backbone, method = backbones.load(str(tiny_model)), FullFineTuning(train_text_encoder=True)
         TrainState.build(backbone, method, settings(tier=BALANCED))
+        assert not [warning for warning in recwarn if "checkpointing" in str(warning.message)]
         assert backbone.modules["text_encoder"].is_gradient_checkpointing  # pyright: ignore
 
     def test_activations_in_host_memory_give_the_same_gradient(self, tiny_model: Path):

@@ -226,7 +226,8 @@ class LatentDiffusion:
         for name in self.words.encoders:
             encoder = getattr(self.pipeline, name)
             if any(parameter.requires_grad for parameter in encoder.parameters()):
-                encoder.gradient_checkpointing_enable()
+                # Its name since transformers 5; the older one warns there.
+                getattr(encoder, "activation_checkpointing_enable", encoder.gradient_checkpointing_enable)()
 
     def save_pipeline(self, folder: Path) -> None:
         self.pipeline.save_pretrained(folder, safe_serialization=True)
