@@ -336,7 +336,7 @@ def test_interrupt_says_how_to_go_on(tiny_model: Path, photos: Path, tmp_path: P
         monkeypatch.setattr(prior, "save_whole", press)
     else:
         monkeypatch.setattr(trainer, "noise_and_time", press_once)
-    run = tmp_path / "run"
+    run = tmp_path / "my run"
     # A shell that starts the tests in the background has Ctrl-C ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -345,7 +345,7 @@ def test_interrupt_says_how_to_go_on(tiny_model: Path, photos: Path, tmp_path: P
         )
     finally:
         signal.signal(signal.SIGINT, before)
-    assert code == 130 and f"dreambooth train --resume {run}" in err and "error" not in err
+    assert code == 130 and f"dreambooth train --resume '{run}'" in err and "error" not in err
 
 
 class TestKill:

@@ -1,6 +1,7 @@
 """What `dreambooth generate` leaves behind, and what it refuses before it draws."""
 
 import json
+import shlex
 import shutil
 import signal
 import sys
@@ -13,6 +14,11 @@ from dreambooth.backbones.latent_diffusion import LatentDiffusion
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
 from tests.test_cli import dreambooth
+
+FAST = [
+    "--max-train-steps", 1, "--no-with-prior-preservation", "--num-inference-steps", 1, "--images-per-prompt", 1,
+    "--train-batch-size", 1, "--preview-steps", 0, "--applications", "properties", "--quiet",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -88,3 +94,18 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_model_is_loaded(
     shutil.rmtree(run / "model/unet")  # loading the model would be another error
     code, _, err = dreambooth(monkeypatch, capsys, "generate", run, "a {subject}", "--out", out)
     assert code == 1 and err.startswith("error: ") and told in err and len(err.splitlines()) == 1
+
+
+def test_the_command_that_goes_on_can_be_pasted(tiny_model: Path, photos: Path, tmp_path: Path, monkeypatch, capsys):
+    run = tmp_path / "mein hund"
+    command = ["train", photos, "--class-noun", "dog", "--model", tiny_model, "--out", run, "--device", "cpu", *FAST]
+    code, told, err = dreambooth(monkeypatch, capsys, *command)
+    assert code == 0, err
+    pasted = shlex.split(told.splitlines()[-1].removeprefix("go on with:"))
+    assert pasted == ["dreambooth", "generate", str(run), "a {subject} in the snow"]
+    code, _, err = dreambooth(monkeypatch, capsys, *command)
+    assert code == 1 and f"`dreambooth train --resume '{run}'`" in err
+    shutil.rmtree(run / "model")
+    for command in (["generate", run, "a {subject}"], ["export", run]):
+        code, _, err = dreambooth(monkeypatch, capsys, *command)
+        assert code == 1 and f"`dreambooth train --resume '{run}'`" in err

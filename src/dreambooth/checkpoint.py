@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,11 @@ class RunFolder:
     def finished(self) -> bool:
         return self.adapter.is_file() or (self.model / "model_index.json").is_file()
 
+    @property
+    def resume_command(self) -> str:
+        """What a user pastes into a shell to go on with the run."""
+        return f"dreambooth train --resume {quote(str(self.path))}"
+
     def read_json(self, name: str) -> Any:
         """Raises RunError when the file is missing or broken."""
         try:
@@ -224,7 +230,8 @@ def refuse_taken(path: Path) -> None:
     except OSError as error:
         raise RunError(f"The run folder {path} cannot be written: {error.strerror}. Give another --out.") from error
     if CONFIG in there:
-        raise RunError(f"{path} already holds a run. Go on with it by --resume {path}, or give another --out.")
+        go_on = RunFolder(path).resume_command
+        raise RunError(f"{path} already holds a run. Go on with it by `{go_on}`, or give another --out.")
     if there:
         raise RunError(f"{path} holds other files, such as {there[0]}; give an --out that is new or empty.")
 

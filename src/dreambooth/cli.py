@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal, get_args
 
 import typer
@@ -76,7 +77,7 @@ def _train(**given: Any) -> None:
         return
     typer.echo(f'"{run.fill("a {subject}")}" is ready: {run.folder.result}')
     typer.echo(f"look at it:  {run.report}")
-    typer.echo(f'go on with:  dreambooth generate {run.path} "a {{subject}} in the snow"')
+    typer.echo(f'go on with:  dreambooth generate {quote(str(run.path))} "a {{subject}} in the snow"')
 
 
 def _alias(name: str) -> str:

@@ -32,7 +32,7 @@ def export(run: RunFolder, out: Path | None = None, precision: Precision = "fp16
     if path.suffix != ".safetensors":
         raise ConfigError(f"{path} has to end in .safetensors; give --out NAME.safetensors.")
     if not run.finished:
-        raise RunError(f"{run.path} is not finished; go on with it by `dreambooth train --resume {run.path}`.")
+        raise RunError(f"{run.path} is not finished; go on with it by `{run.resume_command}`.")
     tensors = adapter(run) if run.adapter.is_file() else pipeline(run)
     whole = {name: value.detach().to("cpu", DTYPES[precision]) for name, value in tensors.items()}
     try:

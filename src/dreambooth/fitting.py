@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Any, Literal
 
 import torch
@@ -168,7 +169,8 @@ def finetune_within_memory(
         record_tier(run, lower, f"memory ended in tier {tier}")
         if PartialState().num_processes > 1:
             raise TrainingError(
-                f"Memory ended in tier {tier} ({told}). Go on from step {step} in tier {lower} with --resume {run.path}"
+                f"Memory ended in tier {tier} ({told}). Go on from step {step} in tier {lower} "
+                f"with --resume {quote(str(run.path))}"
             )
         _back_to_what_was_saved(method, run)
         give_back(backbone.device)

@@ -27,7 +27,7 @@ class Run:
     def __init__(self, folder: RunFolder, device: str = "auto") -> None:
         """Raises RunError when the run has no model yet."""
         if not folder.finished:
-            raise RunError(f"{folder.path} has no model yet; finish it by `dreambooth train --resume {folder.path}`.")
+            raise RunError(f"{folder.path} has no model yet; finish it by `{folder.resume_command}`.")
         self.folder, self._device = folder, device
         facts = folder.read_json("subject.json")
         self.identifier: str = facts["identifier"]

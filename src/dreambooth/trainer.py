@@ -83,9 +83,7 @@ def finetune(
             if world.is_main_process and (stop or enough or s.due(s.checkpointing_steps, state.step)):
                 run.save_checkpoint(state.step, state.tensors(), s.checkpoints_total_limit)
             if stop:
-                raise Interrupted(
-                    f"Stopped at step {state.step}, saved. Go on with: dreambooth train --resume {run.path}"
-                )
+                raise Interrupted(f"Stopped at step {state.step}, saved. Go on with: {run.resume_command}")
 
 
 class Loss:

@@ -84,9 +84,7 @@ def _walk(folder: RunFolder, display: Display, backbone: Backbone | None) -> Run
         try:
             return _Road(folder, display).walk(backbone)
         except KeyboardInterrupt:
-            raise Interrupted(
-                f"Stopped. What was made so far is kept; go on with: dreambooth train --resume {folder.path}"
-            ) from None
+            raise Interrupted(f"Stopped. What was made so far is kept; go on with: {folder.resume_command}") from None
 
 
 class _Road:

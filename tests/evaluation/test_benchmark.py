@@ -450,11 +450,12 @@ class TestSharing:
     def test_a_second_benchmark_in_the_folder_is_refused(
         self, tiny_model: Path, suite: Path, judges: dict[str, str], tmp_path: Path, monkeypatch, capsys
     ):
-        (tmp_path / "out").mkdir()
-        with FileLock(tmp_path / "out" / ".lock"):
-            command = flags(tiny_model, suite, judges, tmp_path / "out", tmp_path / "bench.toml")
+        out = tmp_path / "my benchmark"
+        out.mkdir()
+        with FileLock(out / ".lock"):
+            command = flags(tiny_model, suite, judges, out, tmp_path / "bench.toml")
             code, _, err = dreambooth(monkeypatch, capsys, *command, "--methods", "base")
-        assert code == 1 and "Another benchmark is at work" in err and "benchmark-worker" in err
+        assert code == 1 and "Another benchmark is at work" in err and f"`dreambooth benchmark-worker '{out}'`" in err
 
     def test_workers_share_the_cores(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -153,7 +154,7 @@ def _conduct(
         if not free:
             raise RunError(
                 f"Another benchmark is at work in {results.path}. Give another --out, or help it along by "
-                f"`dreambooth benchmark-worker {results.path}`."
+                f"`dreambooth benchmark-worker {quote(str(results.path))}`."
             )
         plan = set_up(results, plan, subjects, rescore, display)
         keep_truth(results, plan, subjects, display)
