@@ -51,6 +51,8 @@ def test_all_errors_at_once_with_the_nearest_name():
     [
         ({"instance_prompt": "a dog"}, "must contain {subject}"),
         ({"class_prompt": "a {subject}"}, "must not contain {subject}"),
+        ({"seed": 2**64}, "seed: .* less than or equal to 9223372036854775807"),
+        ({"prior_seed": 2**63}, "prior_seed: .* less than or equal to 9223372036854775807"),
         ({"max_train_steps": 0}, "greater than or equal to 1"),
         ({"resolution": 1_000_000}, "resolution: .*less than or equal to 4096"),
         ({"train_batch_size": 1_000_000}, "train_batch_size: .*less than or equal to 4096"),

@@ -5,14 +5,19 @@ import shlex
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from dreambooth import load
 from dreambooth.backbones.latent_diffusion import LatentDiffusion
+from dreambooth.backbones.protocol import Enlarging
 from dreambooth.checkpoint import RunFolder
 from dreambooth.config import make_config
+from dreambooth.errors import ConfigError
 from tests.test_cli import dreambooth
 
 FAST = [
@@ -109,3 +114,35 @@ def test_the_command_that_goes_on_can_be_pasted(tiny_model: Path, photos: Path, 
     for command in (["generate", run, "a {subject}"], ["export", run]):
         code, _, err = dreambooth(monkeypatch, capsys, *command)
         assert code == 1 and f"`dreambooth train --resume '{run}'`" in err
+
+
+@pytest.mark.parametrize("command", [["train", "photos"], ["generate", "{run}", "a {subject}"], ["compare", "a", "b"]])
+def test_seeds_that_no_generator_takes_are_refused_at_once(run: Path, monkeypatch, capsys, command: list[str]):
+    words = [word.replace("{run}", str(run)) for word in command]
+    code, _, err = dreambooth(monkeypatch, capsys, *words, "--seed", 2**64)
+    assert code and "9223372036854775807" in err and "Traceback" not in err
+
+
+def test_the_greatest_seed_draws(run: Path):
+    assert len(load(run, "cpu").generate("a {subject}", count=2, seed=2**63 - 1)) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"sampler": "foo"}, "sampler: .* got 'foo'"),
+        ({"num_inference_steps": 0}, "num_inference_steps: .* got 0"),
+        ({"guidance_scale": -1.0}, "guidance_scale: .* got -1.0"),
+        ({"enlarging": Enlarging(noise_level=2.0)}, "sr_noise_level: .* got 2.0"),
+    ],
+)
+def test_sampling_that_no_model_can_draw_with_is_refused(run: Path, change: dict[str, Any], told: str):
+    finished = load(run, "cpu")
+    with pytest.raises(ConfigError, match=told):
+        finished.generate("a {subject}", sampling=replace(finished.sampling, **change))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70])
+def test_seeds_in_python_are_refused(run: Path, seed: int):
+    with pytest.raises(ConfigError, match=f"seed: .* got {seed}"):
+        load(run, "cpu").generate("a {subject}", seed=seed)

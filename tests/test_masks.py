@@ -279,5 +279,5 @@ class TestOnTheRoad:
 
     def test_settings_without_their_switch_are_told(self):
         for values in ({"masks": "m"}, {"mask_weight": 0.5}, {"segmenter": "x"}):
-            with pytest.raises(ConfigError, match="belong to masked_loss"):
+            with pytest.raises(ConfigError, match="belongs to masked_loss"):
                 make_config(values)

@@ -13,6 +13,7 @@ from dreambooth.config import SECTIONS, SamplerName, TrainConfig, read_config, t
 from dreambooth.errors import ConfigError, Interrupted
 from dreambooth.evaluation.cli import add_commands as add_benchmark_commands
 from dreambooth.evaluation.compare_cli import compare
+from dreambooth.seeding import GREATEST_SEED
 from dreambooth.toybox.cli import app as toybox
 from dreambooth.toybox.suites import suites as toybox_suites
 from dreambooth.ui import Display
@@ -136,7 +137,9 @@ def generate(
     prompts_file: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
     application: Annotated[list[str] | None, typer.Option(help="A prompt set, e.g. art or views; may repeat.")] = None,
     num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, help="Pictures of each prompt.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture of each prompt; the next adds 1.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=GREATEST_SEED, help="Seed of the first picture of each prompt; the next adds 1.")
+    ] = 0,
     num_inference_steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(min=0, help="Guidance; 1 is none.")] = None,
     sampler: Annotated[SamplerName | None, typer.Option(help="Sampler; the run's own by default.")] = None,

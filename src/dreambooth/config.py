@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dreambooth.errors import ConfigError
 from dreambooth.precision import MixedPrecision
+from dreambooth.seeding import GREATEST_SEED
 
 SamplerName = Literal["ddim", "dpm++", "unipc", "euler", "ancestral", "ddpm"]
 MethodName = Literal["dreambooth", "textual-inversion", "lora", "dora", "pivotal"]
@@ -144,7 +145,9 @@ class TrainConfig(BaseModel):
     prior_sampler: SamplerName | None = Field(None, description="Sampler of the prior samples.")
     prior_steps: int = Field(25, ge=1, le=1000, description="Sampling steps of a prior sample.")
     prior_guidance: float = Field(3.0, ge=0, description="Guidance of the prior samples; low keeps them diverse.")
-    prior_seed: int = Field(0, ge=0, description="Seed of the prior samples; runs with one seed share them.")
+    prior_seed: int = Field(
+        0, ge=0, le=GREATEST_SEED, description="Seed of the prior samples; runs with one seed share them."
+    )
     sample_batch_size: int = Field(8, ge=1, le=4096, description="Pictures drawn at once.")
 
     # Training
@@ -181,7 +184,7 @@ class TrainConfig(BaseModel):
     use_ema: bool | None = Field(None, description="Keep an exponential moving average of the weights; by model.")
     ema_decay: float = Field(0.98, ge=0, lt=1, description="Decay of that average a step.")
     merge_ratio: float = Field(1.0, gt=0, le=1, description="Share of what training changed that is kept at its end.")
-    seed: int = Field(0, ge=0, description="Everything random follows from it.")
+    seed: int = Field(0, ge=0, le=GREATEST_SEED, description="Everything random follows from it.")
 
     # Judging as training goes
     track: bool = Field(False, description="Judge likeness, obedience and drift as training goes, and keep the best.")
@@ -243,7 +246,7 @@ class TrainConfig(BaseModel):
         if self.method not in ADAPTERS and (
             given := [n for n in fields if n.startswith("lora_") and getattr(self, n) != fields[n].default]
         ):
-            raise ValueError(f"{' and '.join(given)} belong to the methods {', '.join(ADAPTERS)}; choose one of those")
+            raise ValueError(f"{_belong(given)} to the methods {', '.join(ADAPTERS)}; choose one of those")
         if self.method != "pivotal" and self.embedding_lr is not None:
             raise ValueError("embedding_lr belongs to pivotal; other methods have learning_rate alone")
         if self.method != "dreambooth" and self.merge_ratio < 1:
@@ -284,7 +287,7 @@ class TrainConfig(BaseModel):
             name for name in ("mask_weight", "masks", "segmenter") if getattr(self, name) != fields[name].default
         ]
         if masking and not self.masked_loss:
-            raise ValueError(f"{' and '.join(masking)} belong to masked_loss; turn it on")
+            raise ValueError(f"{_belong(masking)} to masked_loss; turn it on")
         named = ("{subject}", "{identifier}")
         if self.instance_prompt is not None and not any(name in self.instance_prompt for name in named):
             raise ValueError("instance_prompt must contain {subject}, or nothing would bind to the identifier")
@@ -357,6 +360,10 @@ def to_toml(config: TrainConfig) -> str:
 def field_names() -> list[str]:
     """Every name a config file may use."""
     return [info.alias or name for name, info in TrainConfig.model_fields.items()]
+
+
+def _belong(names: list[str]) -> str:
+    return f"{' and '.join(names)} {'belongs' if len(names) == 1 else 'belong'}"
 
 
 def _explain(item: Any) -> str:

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from dreambooth import drawing, kept, prompts
 from dreambooth.backbones.protocol import Backbone, Enlarging, Sampling
 from dreambooth.checkpoint import RunFolder
-from dreambooth.config import TrainConfig
+from dreambooth.config import TrainConfig, make_config
 from dreambooth.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -59,11 +59,16 @@ class Run:
     def generate(
         self, prompt: str | Sequence[str], count: int = 4, seed: int = 0, sampling: Sampling | None = None
     ) -> list[Image]:
-        """`count` pictures of each prompt, with seeds `seed`, `seed` + 1, ...; {subject} and {class} are filled in."""
+        """`count` pictures of each prompt, with seeds `seed`, `seed` + 1, ...; {subject} and {class} are filled in.
+
+        Raises ConfigError for a seed or a sampling that a run's own settings could not have.
+        """
+        sampling = sampling or self.sampling
+        _require_settings(sampling, seed)
         templates = [prompt] if isinstance(prompt, str) else list(prompt)
         filled = [(template, self.fill(template)) for template in templates]
         seeds = range(seed, seed + count)
-        pictures = drawing.draw(self.backbone, filled, seeds, sampling or self.sampling, 8)
+        pictures = drawing.draw(self.backbone, filled, seeds, sampling, 8)
         return [picture.image for picture in pictures]
 
     def fill(self, template: str) -> str:
@@ -95,4 +100,20 @@ def sampling_of(config: TrainConfig) -> Sampling:
         sampler=config.sampler,
         enlarging=Enlarging(config.sr_num_inference_steps, config.sr_guidance_scale, config.sr_noise_level),
         mixed_precision=config.mixed_precision,
+    )
+
+
+def _require_settings(sampling: Sampling, seed: int) -> None:
+    """Raises ConfigError where a config would, of which `sampling_of` reads them."""
+    make_config(
+        {
+            "seed": seed,
+            "num_inference_steps": sampling.num_inference_steps,
+            "guidance_scale": sampling.guidance_scale,
+            "sampler": sampling.sampler,
+            "sr_num_inference_steps": sampling.enlarging.num_inference_steps,
+            "sr_guidance_scale": sampling.enlarging.guidance_scale,
+            "sr_noise_level": sampling.enlarging.noise_level,
+            "mixed_precision": sampling.mixed_precision,
+        }
     )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+GREATEST_SEED = 2**63 - 1  # torch takes one bit more, which leaves room to count on from there
+
 
 def derive(seed: int, *labels: int | str) -> int:
     """A 63-bit seed for one purpose, e.g. `derive(seed, "noise", step, row)`.

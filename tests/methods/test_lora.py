@@ -203,8 +203,9 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("values", "told"),
         [
-            ({"lora_rank": 8}, "lora_rank belong to the methods lora, dora, pivotal"),
-            ({"method": "textual-inversion", "lora_layers": "all"}, "lora_layers belong"),
+            ({"lora_rank": 8}, "lora_rank belongs to the methods lora, dora, pivotal"),
+            ({"lora_rank": 8, "lora_layers": "all"}, "lora_rank and lora_layers belong to the methods"),
+            ({"method": "textual-inversion", "lora_layers": "all"}, "lora_layers belongs"),
             ({"method": "lora", "lora_rank": 0}, "lora_rank"),
             ({"method": "lora", "lora_layers": "some"}, "lora_layers"),
             ({"method": "lora", "num_vectors": 2}, "belong to textual-inversion and pivotal"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dreambooth.errors import ConfigError
+from dreambooth.seeding import GREATEST_SEED
 from dreambooth.ui import Display
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def compare(
     ] = None,
     prompts_file: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the pictures, and of their order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=GREATEST_SEED, help="Seed of the pictures, and of their order.")] = 0,
     existing: Annotated[bool, typer.Option("--existing", help="Take pictures that both runs have drawn.")] = False,
     out: Annotated[Path, typer.Option(help="The page; its key is written beside it.")] = Path("compare.html"),
     serve: Annotated[bool, typer.Option("--serve", help="Serve the page to this computer and keep its votes.")] = False,
