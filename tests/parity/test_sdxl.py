@@ -239,3 +239,10 @@ class TestLoading:
         with pytest.raises(ModelError, match="cannot be read") as caught:
             backbones.load(str(tmp_path / "model"))
         assert "\n" not in str(caught.value)
+
+    def test_and_so_it_is_to_a_dry_run_and_a_tokenizer_too(self, tiny_xl: Path, tmp_path: Path):
+        shutil.copytree(tiny_xl, tmp_path / "model")
+        shutil.rmtree(tmp_path / "model" / "tokenizer_2")
+        for load in (backbones.load, lambda name: backbones.load_for_counting(backbones.resolve(name))):
+            with pytest.raises(ModelError, match=r"tokenizer_2.*; fetch the model again"):
+                load(str(tmp_path / "model"))
