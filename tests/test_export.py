@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from benchmarks.sizes import UNET_XL
 from dreambooth import backbones, original
 from tests import tiny
 from tests.methods.test_lora import KINDS, know, pictures, trained
@@ -24,19 +25,6 @@ SD_2: dict[str, Any] = {
     "cross_attention_dim": 1024,
     "attention_head_dim": (5, 10, 20, 20),
     "use_linear_projection": True,
-}
-SD_XL: dict[str, Any] = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
 }
 
 
@@ -52,7 +40,7 @@ def test_examples():
     assert result.attempted and not result.failed
 
 
-@pytest.mark.parametrize("config", [SD, SD_2, SD_XL])
+@pytest.mark.parametrize("config", [SD, SD_2, UNET_XL])
 def test_every_weight_of_the_published_sizes_has_its_place(config: dict[str, Any]):
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)

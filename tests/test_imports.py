@@ -20,7 +20,7 @@ LAYERS = [
     {"backbones"},
     {"methods", "memory", "lending", "holding"},
     {"prior", "checkpoint"},
-    {"examples"},
+    {"examples", "squares"},
     {"composition", "plan", "train_state", "reports"},
     {"stages"},
     {"trainer", "fitting"},

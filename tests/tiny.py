@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from dreambooth import original
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 WORDS = "a dog cat photo of in the jungle on beach snow red painting style".split()
@@ -322,112 +324,9 @@ def save_preparation(folder: Path, kind: str, **settings: Any) -> None:
 
 def single_file(model: Path, path: Path) -> Path:
     """The folder's weights under the names of the original checkpoints of Stable Diffusion, or of SDXL."""
-    from safetensors.torch import load_file, save_file
+    from diffusers import DiffusionPipeline
+    from safetensors.torch import save_file
 
-    def weights(part: str) -> dict[str, torch.Tensor]:
-        merged: dict[str, torch.Tensor] = {}
-        for file in (model / part).glob("*.safetensors"):
-            merged |= load_file(file)
-        return merged
-
-    result = {f"model.diffusion_model.{original_unet_name(key)}": value for key, value in weights("unet").items()}
-    for key, value in weights("vae").items():
-        name = original_vae_name(key)
-        is_attention = ".attn_1." in name and name.endswith("weight") and "norm" not in name
-        result[f"first_stage_model.{name}"] = value[..., None, None] if is_attention else value
-    is_xl = (model / "text_encoder_2").is_dir()
-    for key, value in weights("text_encoder").items():
-        key = key if key.startswith("text_model.") else f"text_model.{key}"
-        result[f"{'conditioner.embedders.0' if is_xl else 'cond_stage_model'}.transformer.{key}"] = value
-    if is_xl:
-        result |= {f"conditioner.embedders.1.model.{key}": value for key, value in open_clip(weights("text_encoder_2"))}
-    save_file(result, path)
+    weights = original.checkpoint(DiffusionPipeline.from_pretrained(model))
+    save_file({name: value.contiguous() for name, value in weights.items()}, path)
     return path
-
-
-def open_clip(weights: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """A `CLIPTextModelWithProjection` as OpenCLIP writes it: queries, keys and values in one."""
-    fixed = {
-        "text_model.embeddings.position_embedding.weight": "positional_embedding",
-        "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
-        "text_model.final_layer_norm.weight": "ln_final.weight",
-        "text_model.final_layer_norm.bias": "ln_final.bias",
-    }
-    parts = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "fc1": "c_fc", "fc2": "c_proj", "self_attn": "attn"}
-    for key, value in weights.items():
-        if key in fixed:
-            yield fixed[key], value
-        elif key == "text_projection.weight":
-            yield "text_projection", value.T.contiguous()
-        elif key.startswith("text_model.encoder.layers."):
-            name = key.replace("text_model.encoder.layers.", "transformer.resblocks.")
-            for ours, theirs in parts.items():
-                name = name.replace(ours, theirs)
-            if ".q_proj." in name:
-                joined = [weights[key.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
-                yield name.replace(".q_proj.", ".in_proj_"), torch.cat(joined)
-            elif ".k_proj." not in name and ".v_proj." not in name:
-                yield name, value
-
-
-def original_unet_name(name: str) -> str:
-    """For block_out_channels of two levels with one layer each, as `stable_diffusion` makes them."""
-    fixed = {
-        "time_embedding.linear_1": "time_embed.0",
-        "time_embedding.linear_2": "time_embed.2",
-        "add_embedding.linear_1": "label_emb.0.0",
-        "add_embedding.linear_2": "label_emb.0.2",
-        "conv_in": "input_blocks.0.0",
-        "down_blocks.0.resnets.0": "input_blocks.1.0",
-        "down_blocks.0.attentions.0": "input_blocks.1.1",
-        "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
-        "down_blocks.1.resnets.0": "input_blocks.3.0",
-        "mid_block.resnets.0": "middle_block.0",
-        "mid_block.attentions.0": "middle_block.1",
-        "mid_block.resnets.1": "middle_block.2",
-        "up_blocks.0.resnets.0": "output_blocks.0.0",
-        "up_blocks.0.resnets.1": "output_blocks.1.0",
-        "up_blocks.0.upsamplers.0.conv": "output_blocks.1.1.conv",
-        "up_blocks.1.resnets.0": "output_blocks.2.0",
-        "up_blocks.1.attentions.0": "output_blocks.2.1",
-        "up_blocks.1.resnets.1": "output_blocks.3.0",
-        "up_blocks.1.attentions.1": "output_blocks.3.1",
-        "conv_norm_out": "out.0",
-        "conv_out": "out.2",
-    }
-    resnet = {
-        "norm1": "in_layers.0",
-        "conv1": "in_layers.2",
-        "time_emb_proj": "emb_layers.1",
-        "norm2": "out_layers.0",
-        "conv2": "out_layers.3",
-        "conv_shortcut": "skip_connection",
-    }
-    prefix = next(prefix for prefix in fixed if name.startswith(prefix + "."))
-    rest = name.removeprefix(prefix)
-    if ".resnets." in name:
-        part, _, last = rest[1:].partition(".")
-        rest = f".{resnet[part]}.{last}"
-    return fixed[prefix] + rest
-
-
-def original_vae_name(name: str) -> str:
-    """For three levels with one layer each."""
-    for side, blocks in (("encoder", "down"), ("decoder", "up")):
-        for level in range(3):
-            original = level if side == "encoder" else 2 - level
-            name = name.replace(f"{side}.{blocks}_blocks.{level}.resnets.", f"{side}.{blocks}.{original}.block.")
-            name = name.replace(f"{blocks}_blocks.{level}.{blocks}samplers.0.", f"{blocks}.{original}.{blocks}sample.")
-    for ours, theirs in (
-        ("mid_block.resnets.0", "mid.block_1"),
-        ("mid_block.resnets.1", "mid.block_2"),
-        ("mid_block.attentions.0.group_norm", "mid.attn_1.norm"),
-        ("mid_block.attentions.0.to_q", "mid.attn_1.q"),
-        ("mid_block.attentions.0.to_k", "mid.attn_1.k"),
-        ("mid_block.attentions.0.to_v", "mid.attn_1.v"),
-        ("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out"),
-        ("conv_norm_out", "norm_out"),
-        ("conv_shortcut", "nin_shortcut"),
-    ):
-        name = name.replace(ours, theirs)
-    return name

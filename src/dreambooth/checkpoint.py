@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from dreambooth.config import TrainConfig, read_config, to_toml
 from dreambooth.errors import RunError
+from dreambooth.folders import require_empty
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +71,7 @@ class RunFolder:
     def create(cls, path: Path, config: TrainConfig, fill: Callable[[RunFolder], None] = lambda run: None) -> RunFolder:
         """A new run, with what `fill` writes into it: all of it is there at once, or none.
 
-        Raises RunError when the folder already holds a run or anything else, or cannot be written.
+        Raises RunError when the folder already holds a run or cannot be written, ConfigError for anything else in it.
         """
         refuse_taken(path)
         draft = cls(path / ".begun")
@@ -222,18 +223,11 @@ class RunFolder:
 
 
 def refuse_taken(path: Path) -> None:
-    """Raises RunError for a place where no new run can be: it must not mix with, or write over, what is there."""
-    try:
-        there = sorted(entry.name for entry in os.scandir(path) if not entry.name.startswith("."))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise RunError(f"The run folder {path} cannot be written: {error.strerror}. Give another --out.") from error
-    if CONFIG in there:
+    """Raises RunError where a run is already, ConfigError where anything else is: a new one writes over nothing."""
+    if os.path.exists(path / CONFIG):
         go_on = RunFolder(path).resume_command
         raise RunError(f"{path} already holds a run. Go on with it by `{go_on}`, or give another --out.")
-    if there:
-        raise RunError(f"{path} holds other files, such as {there[0]}; give an --out that is new or empty.")
+    require_empty(path)
 
 
 def free_folder(path: Path) -> Path:

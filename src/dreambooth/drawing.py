@@ -91,6 +91,7 @@ class Album:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, pictures: Sequence[Picture]) -> None:
+        """Writes these, and `pictures.json` of all so far. Raises OSError."""
         try:
             for picture in pictures:
                 number = self._numbers.setdefault(picture.template, len(self._numbers))

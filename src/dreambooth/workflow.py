@@ -11,20 +11,19 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from PIL import Image
 
-from dreambooth import drawing, prompts, stages
+from dreambooth import drawing, prompts, squares, stages
 from dreambooth.backbones.protocol import Backbone
 from dreambooth.checkpoint import CONFIG, RunFolder, free_folder, refuse_taken, require_free_space
 from dreambooth.composition import ComposedSet, composition_of
 from dreambooth.config import TrainConfig
-from dreambooth.errors import Interrupted, ModelError, RunError
+from dreambooth.errors import Interrupted, RunError
 from dreambooth.evaluation.contents import Contents
 from dreambooth.evaluation.report import write_report
 from dreambooth.examples import Composed, Examples, augmented_views, encode
 from dreambooth.fitting import Fit, finetune_within_memory, settle
 from dreambooth.kept import keep
-from dreambooth.masks import pixel_weights, to_tensor
+from dreambooth.masks import pixel_weights
 from dreambooth.memory import FAST, Tier
 from dreambooth.methods import make_method
 from dreambooth.methods.protocol import Method
@@ -35,14 +34,12 @@ from dreambooth.prior import PriorManifest, PriorSet, cache_folder
 from dreambooth.reports import tensorboard
 from dreambooth.run import Run, sampling_of, world
 from dreambooth.sheets import contact_sheet, strip
-from dreambooth.subject import MASK_SUFFIX, Subject, load_subject
 from dreambooth.tracking import Tracker, make_evaluator
 from dreambooth.train_state import Settings
 from dreambooth.trainer import StepReport, from_main_process, never
 from dreambooth.ui import Display
 
 DRIFT_PICTURES = 8
-INCOMPLETE = "{} is missing or broken; the run folder is incomplete. Begin anew from the photos."
 UNPROMPTED = 4  # one sample of no prompt for so many of the class
 REPORTED_APPLICATIONS = ("recontextualization", "art", "views", "properties", "accessories")
 
@@ -62,7 +59,7 @@ def start(config: TrainConfig, display: Display) -> Run:
     facts = name_subject(prepared, display)
     if processes.is_main_process:
         resolved = prepared.config.model_copy(update={"out": place[0]})
-        folder = RunFolder.create(path, resolved, partial(_keep_subject, subject=prepared.subject, facts=facts))
+        folder = RunFolder.create(path, resolved, partial(squares.keep, subject=prepared.subject, facts=facts))
         folder.add_time("load model", prepared.load_seconds)
     processes.wait_for_everyone()
     return _walk(RunFolder.open(path), display, prepared.backbone)
@@ -147,12 +144,12 @@ class _Road:
     def _tune(self, backbone: Backbone, prior: torch.Tensor, unprompted: torch.Tensor | None, tier: Tier) -> Method:
         """Fine-tunes this stage and leaves the result in `backbone`."""
         config, method = self.config, make_method(self.config, self.facts["class_noun"])
-        photos = _photos(self.folder, backbone.spec.resolution)
+        photos = squares.read(self.folder, backbone.spec.resolution)
         shown = augmented_views(photos, config.views, config.flip, config.seed)
         views, masks = shown[:, :3], shown[:, 3:].add(1).div(2)
         with self._timed("encode"), self.display.track("encoding", len(views)) as advance:
             latents = encode(backbone, views, config.sample_batch_size, advance)
-        _refuse_broken(latents, [photo["file"] for photo in self.facts["photos"]])
+        squares.refuse_broken(latents, [photo["file"] for photo in self.facts["photos"]])
         captions = self.facts.get("instance_prompts", [self.facts["instance_prompt"]])
         weights = pixel_weights(masks, backbone.spec.native_size, config.mask_weight) if config.masked_loss else None
         called = (*captions, self.facts["class_prompt"])
@@ -358,54 +355,3 @@ def settings_of(config: TrainConfig) -> Settings:
 
 
 def _say_nothing(text: str) -> None: ...
-
-
-def _keep_subject(folder: RunFolder, subject: Subject, facts: dict[str, Any]) -> None:
-    """The squares that the model will see, losslessly, and what is known of them."""
-    photos: list[dict[str, Any]] = []
-    for index, (photo, entry) in enumerate(zip(subject.photos, facts["photos"], strict=True)):
-        file = f"photos/{index:02d}.png"
-        photo.image.save(folder.path / file)
-        kept = {"file": file}
-        if subject.masks is not None:
-            kept["mask"] = f"photos/{index:02d}{MASK_SUFFIX}"
-            subject.masks[index].save(folder.path / kept["mask"])
-        # Without the full path: run folders are passed on, and nobody's folder names should be.
-        photos.append(kept | {"source": photo.path.name} | {k: v for k, v in entry.items() if k != "path"})
-    folder.write_json("subject.json", facts | {"photos": photos})
-
-
-def _photos(folder: RunFolder, resolution: int) -> torch.Tensor:
-    """The run's own photos [N, 3, R, R] in -1..1, so that a resumed run needs no original.
-
-    Where it has masks, they are a fourth channel: what crops and mirrors the photos does the same to them.
-    """
-    facts = folder.read_json("subject.json")
-    files = [folder.path / entry["file"] for entry in facts["photos"]]
-    there = [str(file) for file in files if file.is_file()]
-    subject = load_subject(there, facts["class_noun"], resolution) if there else None
-    read = {photo.path for photo in subject.photos} if subject else set[Path]()
-    lost = [file for file in files if file not in read]
-    if subject is None or lost:
-        raise RunError(INCOMPLETE.format(lost[0]))
-    pixels = subject.pixels()
-    masks = [_mask(folder.path / entry["mask"], resolution) for entry in facts["photos"] if "mask" in entry]
-    return torch.cat([pixels, to_tensor(masks).mul(2).sub(1)], 1) if masks else pixels
-
-
-def _refuse_broken(latents: torch.Tensor, files: list[str]) -> None:
-    """Raises ModelError for latents [views · photos, ...] that are not finite: the loss would be blamed for them."""
-    broken = (~latents.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-    if broken:
-        raise ModelError(
-            f"The model's autoencoder makes of {files[broken[0] % len(files)]} what is not finite, so nothing can be "
-            "learned from it. Leave that photo out, or give another --model if that does not help."
-        )
-
-
-def _mask(path: Path, resolution: int) -> Image.Image:
-    try:
-        with Image.open(path) as mask:
-            return mask.convert("L").resize((resolution, resolution), Image.Resampling.BOX)
-    except OSError as error:
-        raise RunError(INCOMPLETE.format(path)) from error

@@ -87,7 +87,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 def test_photos_of_one_own_are_not_written_over(tmp_path: Path, monkeypatch, capsys):
     (tmp_path / "00.png").write_bytes(b"a photo")
     told = refused(monkeypatch, capsys, "toybox", "photos", "--size", 16, "--count", 1, "--out", tmp_path)
-    assert "holds files already, such as 00.png" in told
+    assert "holds other files, such as 00.png" in told
     assert (tmp_path / "00.png").read_bytes() == b"a photo"
 
 
